@@ -1,0 +1,107 @@
+//! Element types and the precision an engine computes in.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Element type of a tensor, with ONNX's number for it (`TensorProto.DataType`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(i32)]
+pub enum DataType {
+    /// 32-bit IEEE float.
+    F32 = 1,
+    /// 32-bit signed integer.
+    I32 = 6,
+    /// 64-bit signed integer.
+    I64 = 7,
+    /// Truth value, one byte.
+    Bool = 9,
+    /// 16-bit IEEE float.
+    F16 = 10,
+    /// 64-bit IEEE float.
+    F64 = 11,
+    /// 16-bit float with the exponent range of `F32`.
+    Bf16 = 16,
+}
+
+impl DataType {
+    /// ONNX's number for the type.
+    #[must_use]
+    pub fn onnx(self) -> i32 {
+        self as i32
+    }
+
+    /// The type that a safetensors header names, where a graph can hold it as a weight.
+    #[must_use]
+    pub fn from_safetensors(dtype: safetensors::Dtype) -> Option<Self> {
+        match dtype {
+            safetensors::Dtype::F32 => Some(Self::F32),
+            safetensors::Dtype::F16 => Some(Self::F16),
+            safetensors::Dtype::BF16 => Some(Self::Bf16),
+            safetensors::Dtype::F64 => Some(Self::F64),
+            safetensors::Dtype::I64 => Some(Self::I64),
+            safetensors::Dtype::I32 => Some(Self::I32),
+            safetensors::Dtype::BOOL => Some(Self::Bool),
+            _ => None,
+        }
+    }
+}
+
+/// What the matrix products of a graph compute in. A property of the graph: TensorRT networks are strongly typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats throughout.
+    Fp32,
+    /// 32-bit floats; matrix products may round their operands to 19 bits (10 of mantissa) on tensor cores.
+    Tf32,
+    /// Weights and matrix products in 16-bit IEEE floats.
+    Fp16,
+    /// Weights and matrix products in bfloat16.
+    Bf16,
+}
+
+impl Precision {
+    /// All of them, from exact to coarse.
+    pub const ALL: [Self; 4] = [Self::Fp32, Self::Tf32, Self::Fp16, Self::Bf16];
+
+    /// Element type of weights and activations between the nodes of the graph.
+    #[must_use]
+    pub fn compute_type(self) -> DataType {
+        match self {
+            Self::Fp32 | Self::Tf32 => DataType::F32,
+            Self::Fp16 => DataType::F16,
+            Self::Bf16 => DataType::Bf16,
+        }
+    }
+
+    /// The word for it on a command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Tf32 => "tf32",
+            Self::Fp16 => "fp16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|precision| precision.as_str() == word)
+            .ok_or_else(|| format!("{word:?} is no precision; one of fp32, tf32, fp16, bf16"))
+    }
+}

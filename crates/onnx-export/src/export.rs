@@ -1,0 +1,193 @@
+//! From a checkpoint to the bytes of `model.onnx`.
+
+use glob::Pattern;
+use prost::Message;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::Checkpoint;
+use crate::graph::{Dim, Graph};
+use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto};
+use crate::{ExportError, Head, Precision, families, heads};
+
+/// How operations are written, where there is more than one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lowering {
+    /// Operators of opset 17, which every runtime of the last years has.
+    Portable,
+    /// What TensorRT fuses best: single `Gelu` and (in 16-bit floats) `Attention` nodes, opset 23.
+    TensorRt,
+}
+
+impl Lowering {
+    /// Version of the standard operator set that the graph needs.
+    #[must_use]
+    pub fn opset(self) -> i64 {
+        match self {
+            Self::Portable => 17,
+            Self::TensorRt => 23,
+        }
+    }
+
+    /// The first IR version that has this operator set (`docs/Versioning.md` of ONNX).
+    fn ir_version(self) -> i64 {
+        match self {
+            Self::Portable => 8,
+            Self::TensorRt => 11,
+        }
+    }
+}
+
+/// What to export.
+#[derive(Clone, Debug)]
+pub struct ExportOptions {
+    /// What the graph gives.
+    pub head: Head,
+    /// What its matrix products compute in.
+    pub precision: Precision,
+    /// How its operations are written.
+    pub lowering: Lowering,
+    /// Modules that compute in fp32 whatever the precision, by name with `*`: `encoder.layer.1.attention.*`.
+    /// A leading part may be left out: `layer.1.*`.
+    pub keep_fp32: Vec<Pattern>,
+}
+
+impl ExportOptions {
+    /// The options for `head` in `precision`, written for TensorRT, with nothing kept in fp32.
+    #[must_use]
+    pub fn new(head: Head, precision: Precision) -> Self {
+        Self { head, precision, lowering: Lowering::TensorRt, keep_fp32: Vec::new() }
+    }
+
+    /// Whether a pattern of `keep_fp32` names `module`, or the module from one of its dots on.
+    pub(crate) fn keeps_fp32(&self, module: &str) -> bool {
+        let endings = || std::iter::once(0).chain(module.match_indices('.').map(|(dot, _)| dot + 1));
+        self.keep_fp32.iter().any(|pattern| {
+            endings().any(|start| module.get(start..).is_some_and(|ending| pattern.matches(ending)))
+        })
+    }
+}
+
+/// An exported graph.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// The bytes of `model.onnx`. It must lie in the folder of the safetensors files that it points into.
+    pub onnx: Vec<u8>,
+    /// What is in it.
+    pub report: ExportReport,
+}
+
+/// What an exported graph consists of.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExportReport {
+    /// `model_type` of the checkpoint.
+    pub model_type: String,
+    /// What the graph gives.
+    pub head: Head,
+    /// What its matrix products compute in.
+    pub precision: Precision,
+    /// How its operations are written.
+    pub lowering: Lowering,
+    /// Version of the standard operator set.
+    pub opset: i64,
+    /// Inputs, in order.
+    pub inputs: Vec<TensorDescription>,
+    /// Outputs, in order.
+    pub outputs: Vec<TensorDescription>,
+    /// Number of nodes.
+    pub nodes: usize,
+    /// Number of initializers, constants included.
+    pub initializers: usize,
+    /// Number of weights that a `Cast` turns into another type.
+    pub weight_casts: usize,
+    /// Bytes of weights that the graph points at.
+    pub weight_bytes: u64,
+    /// Longest sequence, in tokens, that the position embeddings allow.
+    pub max_sequence: usize,
+    /// Size of `model.onnx` in bytes.
+    pub onnx_bytes: usize,
+    /// SHA-256 of `model.onnx`, lower-case hexadecimal.
+    pub onnx_sha256: String,
+}
+
+/// Name, element type and shape of an input or output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TensorDescription {
+    /// Name.
+    pub name: String,
+    /// ONNX element type number.
+    pub dtype: i32,
+    /// Dimensions: a number, or the name of a dynamic size.
+    pub shape: Vec<String>,
+}
+
+impl From<&ValueInfoProto> for TensorDescription {
+    fn from(value: &ValueInfoProto) -> Self {
+        let tensor = value.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
+        let dims = tensor.and_then(|tensor| tensor.shape.as_ref()).map_or(&[][..], |shape| &shape.dim);
+        let word = |dim: &crate::proto::DimensionProto| {
+            dim.dim_param.clone().unwrap_or_else(|| dim.dim_value.unwrap_or_default().to_string())
+        };
+        Self {
+            name: value.name.clone().unwrap_or_default(),
+            dtype: tensor.and_then(|tensor| tensor.elem_type).unwrap_or_default(),
+            shape: dims.iter().map(word).collect(),
+        }
+    }
+}
+
+/// Writes the graph of `checkpoint`. Reads no weights: the cost does not grow with the model.
+pub fn export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Exported, ExportError> {
+    let family = families::open(checkpoint)?;
+    let mut graph = Graph::new(checkpoint, options);
+    let hidden = family.encode(&mut graph)?;
+    let size = family.hidden_size();
+    match &options.head {
+        Head::HiddenStates => heads::hidden_states(&mut graph, &hidden, size)?,
+        Head::SentenceEmbedding(head) => heads::sentence_embedding(&mut graph, &hidden, size, head)?,
+        Head::SequenceClassification => {
+            let (logits, labels) = family.classify(&mut graph, &hidden)?;
+            graph.output(options.head.output(), &logits, &[Dim::Batch, Dim::Fixed(labels)]);
+        }
+    }
+    let (proto, weight_bytes, weight_casts) = graph.finish();
+    let mut report = ExportReport {
+        model_type: checkpoint.model_type().to_owned(),
+        head: options.head.clone(),
+        precision: options.precision,
+        lowering: options.lowering,
+        opset: options.lowering.opset(),
+        inputs: proto.input.iter().map(Into::into).collect(),
+        outputs: proto.output.iter().map(Into::into).collect(),
+        nodes: proto.node.len(),
+        initializers: proto.initializer.len(),
+        weight_casts,
+        weight_bytes,
+        max_sequence: family.max_sequence(),
+        onnx_bytes: 0,
+        onnx_sha256: String::new(),
+    };
+    let property = |key: &str, value: &str| StringStringEntryProto {
+        key: Some(key.to_owned()),
+        value: Some(value.to_owned()),
+    };
+    let onnx = ModelProto {
+        ir_version: Some(options.lowering.ir_version()),
+        opset_import: vec![OperatorSetIdProto {
+            domain: Some(String::new()),
+            version: Some(options.lowering.opset()),
+        }],
+        producer_name: Some(env!("CARGO_PKG_NAME").to_owned()),
+        producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        graph: Some(proto),
+        metadata_props: vec![
+            property("model_type", checkpoint.model_type()),
+            property("precision", options.precision.as_str()),
+        ],
+    }
+    .encode_to_vec();
+    report.onnx_bytes = onnx.len();
+    report.onnx_sha256 = hex::encode(Sha256::digest(&onnx));
+    Ok(Exported { onnx, report })
+}

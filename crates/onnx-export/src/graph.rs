@@ -1,0 +1,302 @@
+//! The graph under construction: values with their element types, named nodes, weights that stay where they are.
+
+use std::collections::HashMap;
+
+use crate::checkpoint::Checkpoint;
+use crate::proto::{
+    AttributeProto, DimensionProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto,
+    TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+};
+use crate::{DataType, ExportError, ExportOptions, Lowering};
+
+/// A value of the graph. Its type is tracked so that every cast is made once and on purpose.
+#[derive(Clone, Debug)]
+pub(crate) struct Value {
+    pub(crate) name: String,
+    pub(crate) dtype: DataType,
+}
+
+/// A dimension of an input or output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Dim {
+    Batch,
+    Sequence,
+    Fixed(usize),
+}
+
+/// An attribute of a node.
+pub(crate) enum Attribute {
+    Int(&'static str, i64),
+    Float(&'static str, f32),
+    Ints(&'static str, Vec<i64>),
+    Text(&'static str, &'static str),
+}
+
+/// Builds one graph. Families call the operations of `ops`, `attention` and `heads`; these call [`Graph::node`].
+pub(crate) struct Graph<'a> {
+    pub(crate) checkpoint: &'a Checkpoint,
+    options: &'a ExportOptions,
+    proto: GraphProto,
+    /// The module that is being written, as Hugging Face names it: `encoder.layer.0.attention.self`.
+    scope: Vec<String>,
+    /// Weights, constants, casts and other values that may be asked for again.
+    known: HashMap<String, Value>,
+    names: HashMap<String, usize>,
+    weight_bytes: u64,
+    weight_casts: usize,
+}
+
+impl<'a> Graph<'a> {
+    pub(crate) fn new(checkpoint: &'a Checkpoint, options: &'a ExportOptions) -> Self {
+        let proto = GraphProto { name: Some(checkpoint.model_type().to_owned()), ..GraphProto::default() };
+        Self {
+            checkpoint,
+            options,
+            proto,
+            scope: Vec::new(),
+            known: HashMap::new(),
+            names: HashMap::new(),
+            weight_bytes: 0,
+            weight_casts: 0,
+        }
+    }
+
+    /// Which of the two ways of writing an operation applies.
+    pub(crate) fn lowering(&self) -> Lowering {
+        self.options.lowering
+    }
+
+    /// Version of the standard operator set.
+    pub(crate) fn opset(&self) -> i64 {
+        self.options.lowering.opset()
+    }
+
+    /// The element type that the current module computes in: the precision's, or `F32` where `keep_fp32` names the module.
+    pub(crate) fn compute_type(&self) -> DataType {
+        let module = self.scope.join(".");
+        if self.options.keeps_fp32(&module) { DataType::F32 } else { self.options.precision.compute_type() }
+    }
+
+    /// Runs `write` inside the module `name` (which may contain dots).
+    pub(crate) fn within<T>(
+        &mut self,
+        name: &str,
+        write: impl FnOnce(&mut Self) -> Result<T, ExportError>,
+    ) -> Result<T, ExportError> {
+        self.scope.push(name.to_owned());
+        let result = write(self);
+        self.scope.pop();
+        result
+    }
+
+    /// The value known by `key`, made by `make` the first time.
+    pub(crate) fn once(
+        &mut self,
+        key: &str,
+        make: impl FnOnce(&mut Self) -> Result<Value, ExportError>,
+    ) -> Result<Value, ExportError> {
+        if let Some(value) = self.known.get(key) {
+            return Ok(value.clone());
+        }
+        // What is shared belongs to no module.
+        let scope = std::mem::take(&mut self.scope);
+        let value = make(self);
+        self.scope = scope;
+        let value = value?;
+        self.known.insert(key.to_owned(), value.clone());
+        Ok(value)
+    }
+
+    /// Declares an input of shape [batch, sequence] and type `I64`.
+    pub(crate) fn input(&mut self, name: &str) -> Value {
+        self.proto.input.push(value_info(name, DataType::I64, &[Dim::Batch, Dim::Sequence]));
+        Value { name: name.to_owned(), dtype: DataType::I64 }
+    }
+
+    /// Declares `value` as the output `name`.
+    pub(crate) fn output(&mut self, name: &str, value: &Value, shape: &[Dim]) {
+        let renamed =
+            self.proto.node.iter_mut().flat_map(|node| &mut node.output).find(|out| **out == value.name);
+        if let Some(out) = renamed {
+            name.clone_into(out);
+        }
+        self.proto.output.push(value_info(name, value.dtype, shape));
+    }
+
+    /// Adds a node with one output of type `dtype`. Its name is the module's path and the operator.
+    pub(crate) fn node(
+        &mut self,
+        operator: &str,
+        inputs: &[&Value],
+        attributes: Vec<Attribute>,
+        dtype: DataType,
+    ) -> Value {
+        let name = self.unique(operator);
+        self.proto.node.push(NodeProto {
+            input: inputs.iter().map(|value| value.name.clone()).collect(),
+            output: vec![name.clone()],
+            name: Some(name.clone()),
+            op_type: Some(operator.to_owned()),
+            attribute: attributes.into_iter().map(Attribute::into_proto).collect(),
+        });
+        Value { name, dtype }
+    }
+
+    /// `value` as `dtype`; nothing is added where it already is.
+    pub(crate) fn cast(&mut self, value: &Value, dtype: DataType) -> Value {
+        if value.dtype == dtype {
+            return value.clone();
+        }
+        let key = format!("cast:{}:{}", value.name, dtype.onnx());
+        if let Some(known) = self.known.get(&key) {
+            return known.clone();
+        }
+        let to = vec![Attribute::Int("to", dtype.onnx().into())];
+        let cast = self.node("Cast", &[value], to, dtype);
+        self.known.insert(key, cast.clone());
+        cast
+    }
+
+    /// The weight `name` as it is stored: an initializer that points into the safetensors file.
+    pub(crate) fn stored_weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, ExportError> {
+        let key = format!("weight:{name}");
+        if let Some(value) = self.known.get(&key) {
+            return Ok(value.clone());
+        }
+        let tensor = self.checkpoint.tensor(name)?;
+        if tensor.shape != shape {
+            return Err(ExportError::Shape {
+                file: self.checkpoint.folder().join(&tensor.file),
+                tensor: name.to_owned(),
+                found: tensor.shape.clone(),
+                expected: shape.to_vec(),
+            });
+        }
+        let entry = |key: &str, value: String| StringStringEntryProto {
+            key: Some(key.to_owned()),
+            value: Some(value),
+        };
+        self.proto.initializer.push(TensorProto {
+            dims: tensor.shape.iter().map(|&size| size as i64).collect(),
+            data_type: Some(tensor.dtype.onnx()),
+            name: Some(name.to_owned()),
+            external_data: vec![
+                entry("location", tensor.file.clone()),
+                entry("offset", tensor.offset_bytes.to_string()),
+                entry("length", tensor.length_bytes.to_string()),
+            ],
+            data_location: Some(1),
+            ..TensorProto::default()
+        });
+        self.weight_bytes += tensor.length_bytes;
+        let value = Value { name: name.to_owned(), dtype: tensor.dtype };
+        self.known.insert(key, value.clone());
+        Ok(value)
+    }
+
+    /// The weight `name` as `dtype`. The cast stands in the graph; engines fold it when they are built.
+    pub(crate) fn weight(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: DataType,
+    ) -> Result<Value, ExportError> {
+        let stored = self.stored_weight(name, shape)?;
+        if stored.dtype == dtype {
+            return Ok(stored);
+        }
+        let key = format!("weight:{name}:{}", dtype.onnx());
+        self.once(&key, |graph| {
+            graph.weight_casts += 1;
+            graph.within(name, |graph| Ok(graph.cast(&stored, dtype)))
+        })
+    }
+
+    /// A constant list of integers.
+    pub(crate) fn integers(&mut self, values: &[i64]) -> Value {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.constant(&format!("{values:?}"), DataType::I64, vec![values.len() as i64], bytes)
+    }
+
+    /// A constant integer without dimensions.
+    pub(crate) fn integer(&mut self, value: i64) -> Value {
+        self.constant(&value.to_string(), DataType::I64, Vec::new(), value.to_le_bytes().to_vec())
+    }
+
+    /// A constant number without dimensions, as `dtype` (`F32`, `F16` or `Bf16`).
+    pub(crate) fn scalar(&mut self, value: f32, dtype: DataType) -> Value {
+        let bytes = match dtype {
+            DataType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
+            DataType::Bf16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),
+            _ => value.to_le_bytes().to_vec(),
+        };
+        let dtype = if matches!(dtype, DataType::F16 | DataType::Bf16) { dtype } else { DataType::F32 };
+        self.constant(&format!("{value:e}"), dtype, Vec::new(), bytes)
+    }
+
+    fn constant(&mut self, text: &str, dtype: DataType, dims: Vec<i64>, bytes: Vec<u8>) -> Value {
+        let name = format!("constant/{text}/{}", dtype.onnx());
+        if !self.known.contains_key(&name) {
+            self.proto.initializer.push(TensorProto {
+                dims,
+                data_type: Some(dtype.onnx()),
+                name: Some(name.clone()),
+                raw_data: Some(bytes),
+                ..TensorProto::default()
+            });
+            self.known.insert(name.clone(), Value { name: name.clone(), dtype });
+        }
+        Value { name, dtype }
+    }
+
+    fn unique(&mut self, operator: &str) -> String {
+        let mut name = self.scope.join(".");
+        if !name.is_empty() {
+            name.push('/');
+        }
+        name.push_str(operator);
+        let count = self.names.entry(name.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            name = format!("{name}_{count}");
+        }
+        name
+    }
+
+    /// The finished graph, bytes of weights it points at, and how many of them it casts.
+    pub(crate) fn finish(self) -> (GraphProto, u64, usize) {
+        (self.proto, self.weight_bytes, self.weight_casts)
+    }
+}
+
+impl Attribute {
+    fn into_proto(self) -> AttributeProto {
+        let named = |name: &str, kind| AttributeProto {
+            name: Some(name.to_owned()),
+            r#type: Some(kind),
+            ..AttributeProto::default()
+        };
+        match self {
+            Self::Float(name, value) => AttributeProto { f: Some(value), ..named(name, 1) },
+            Self::Int(name, value) => AttributeProto { i: Some(value), ..named(name, 2) },
+            Self::Text(name, value) => AttributeProto { s: Some(value.into()), ..named(name, 3) },
+            Self::Ints(name, values) => AttributeProto { ints: values, ..named(name, 7) },
+        }
+    }
+}
+
+fn value_info(name: &str, dtype: DataType, shape: &[Dim]) -> ValueInfoProto {
+    let dim = |dim: &Dim| match dim {
+        Dim::Batch => DimensionProto { dim_param: Some("batch".to_owned()), ..DimensionProto::default() },
+        Dim::Sequence => {
+            DimensionProto { dim_param: Some("sequence".to_owned()), ..DimensionProto::default() }
+        }
+        Dim::Fixed(size) => DimensionProto { dim_value: Some(*size as i64), ..DimensionProto::default() },
+    };
+    let shape = TensorShapeProto { dim: shape.iter().map(dim).collect() };
+    let tensor_type = TensorTypeProto { elem_type: Some(dtype.onnx()), shape: Some(shape) };
+    ValueInfoProto {
+        name: Some(name.to_owned()),
+        r#type: Some(TypeProto { tensor_type: Some(tensor_type) }),
+    }
+}

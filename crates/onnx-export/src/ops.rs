@@ -1,0 +1,191 @@
+//! Operations on values, each written in the way the lowering asks for.
+
+use crate::graph::{Attribute, Graph, Value};
+use crate::{DataType, ExportError, Lowering};
+
+/// The function between the two products of a feed-forward block, by the names `config.json` uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// Exact, with the error function.
+    Gelu,
+    /// The tanh approximation.
+    GeluTanh,
+    Relu,
+    Silu,
+}
+
+impl Activation {
+    pub(crate) const SUPPORTED: &'static str = "gelu, gelu_new, gelu_pytorch_tanh, relu, silu, swish";
+
+    /// The function that `hidden_act` names.
+    pub(crate) fn from_config(name: &str) -> Option<Self> {
+        match name {
+            "gelu" => Some(Self::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
+            "relu" => Some(Self::Relu),
+            "silu" | "swish" => Some(Self::Silu),
+            _ => None,
+        }
+    }
+}
+
+impl Graph<'_> {
+    /// An operation of one type on two values, which it casts to that type.
+    fn binary(&mut self, operator: &str, a: &Value, b: &Value, dtype: DataType) -> Value {
+        let (a, b) = (self.cast(a, dtype), self.cast(b, dtype));
+        self.node(operator, &[&a, &b], Vec::new(), dtype)
+    }
+
+    /// `a + b` in the type the current module computes in.
+    pub(crate) fn add(&mut self, a: &Value, b: &Value) -> Value {
+        let dtype = self.compute_type();
+        self.binary("Add", a, b, dtype)
+    }
+
+    /// `a - b`, `a * b`, … in the type of `a`.
+    pub(crate) fn arithmetic(&mut self, operator: &str, a: &Value, b: &Value) -> Value {
+        self.binary(operator, a, b, a.dtype)
+    }
+
+    /// An operation of one value that keeps its type.
+    pub(crate) fn unary(&mut self, operator: &str, x: &Value) -> Value {
+        self.node(operator, &[x], Vec::new(), x.dtype)
+    }
+
+    /// Reshape to constant sizes; 0 keeps a dimension, -1 is what is left.
+    pub(crate) fn reshape(&mut self, x: &Value, shape: &[i64]) -> Value {
+        let shape = self.integers(shape);
+        self.node("Reshape", &[x, &shape], Vec::new(), x.dtype)
+    }
+
+    /// Reshape to sizes that are themselves a value.
+    pub(crate) fn reshape_to(&mut self, x: &Value, shape: &Value) -> Value {
+        self.node("Reshape", &[x, shape], Vec::new(), x.dtype)
+    }
+
+    /// Permutation of dimensions.
+    pub(crate) fn transpose(&mut self, x: &Value, permutation: &[i64]) -> Value {
+        let perm = vec![Attribute::Ints("perm", permutation.to_vec())];
+        self.node("Transpose", &[x], perm, x.dtype)
+    }
+
+    /// New dimensions of size one.
+    pub(crate) fn unsqueeze(&mut self, x: &Value, axes: &[i64]) -> Value {
+        let axes = self.integers(axes);
+        self.node("Unsqueeze", &[x, &axes], Vec::new(), x.dtype)
+    }
+
+    /// Rows of `table` picked by `indices`.
+    pub(crate) fn gather(&mut self, table: &Value, indices: &Value, axis: i64) -> Value {
+        self.node("Gather", &[table, indices], vec![Attribute::Int("axis", axis)], table.dtype)
+    }
+
+    /// Joins along dimension 0.
+    pub(crate) fn concat(&mut self, values: &[&Value]) -> Value {
+        let dtype = values.first().map_or(DataType::I64, |value| value.dtype);
+        self.node("Concat", values, vec![Attribute::Int("axis", 0)], dtype)
+    }
+
+    /// Sum over `axis`, which is kept with size one.
+    pub(crate) fn reduce_sum(&mut self, x: &Value, axis: i64) -> Value {
+        let axes = self.integers(&[axis]);
+        self.node("ReduceSum", &[x, &axes], vec![Attribute::Int("keepdims", 1)], x.dtype)
+    }
+
+    /// Maximum over `axis`, which is kept with size one. Its axes became an input in opset 18.
+    pub(crate) fn reduce_max(&mut self, x: &Value, axis: i64) -> Value {
+        let keep = Attribute::Int("keepdims", 1);
+        if self.opset() < 18 {
+            return self.node("ReduceMax", &[x], vec![Attribute::Ints("axes", vec![axis]), keep], x.dtype);
+        }
+        let axes = self.integers(&[axis]);
+        self.node("ReduceMax", &[x, &axes], vec![keep], x.dtype)
+    }
+
+    /// The larger of `x` and a number, element by element.
+    pub(crate) fn at_least(&mut self, x: &Value, floor: f32) -> Value {
+        let floor = self.scalar(floor, x.dtype);
+        self.node("Max", &[x, &floor], Vec::new(), x.dtype)
+    }
+
+    /// `torch.nn.Linear`: `x · Wᵀ + b` for `x` of shape [rows, inputs] and `W` as stored, [outputs, inputs].
+    ///
+    /// `dtype` is what it computes in. `Gemm(transB=1)` reads the weight as it lies, so nothing is transposed.
+    pub(crate) fn linear(
+        &mut self,
+        x: &Value,
+        tensor: &str,
+        (inputs, outputs): (usize, usize),
+        dtype: DataType,
+    ) -> Result<Value, ExportError> {
+        let x = self.cast(x, dtype);
+        let weight = self.weight(&format!("{tensor}.weight"), &[outputs, inputs], dtype)?;
+        let bias = self.weight(&format!("{tensor}.bias"), &[outputs], dtype)?;
+        Ok(self.node("Gemm", &[&x, &weight, &bias], vec![Attribute::Int("transB", 1)], dtype))
+    }
+
+    /// Layer normalisation over the last dimension. `stash_type` 1: mean and variance are taken in fp32.
+    ///
+    /// Old checkpoints call scale and shift `gamma` and `beta`.
+    pub(crate) fn layer_norm(
+        &mut self,
+        x: &Value,
+        tensor: &str,
+        size: usize,
+        epsilon: f32,
+    ) -> Result<Value, ExportError> {
+        let dtype = self.compute_type();
+        let old_names = self.checkpoint.has(&format!("{tensor}.gamma"));
+        let (scale, shift) = if old_names { ("gamma", "beta") } else { ("weight", "bias") };
+        let x = self.cast(x, dtype);
+        let scale = self.weight(&format!("{tensor}.{scale}"), &[size], dtype)?;
+        let shift = self.weight(&format!("{tensor}.{shift}"), &[size], dtype)?;
+        let attributes = vec![
+            Attribute::Int("axis", -1),
+            Attribute::Float("epsilon", epsilon),
+            Attribute::Int("stash_type", 1),
+        ];
+        Ok(self.node("LayerNormalization", &[&x, &scale, &shift], attributes, dtype))
+    }
+
+    /// The activation function of a feed-forward block.
+    pub(crate) fn activation(&mut self, x: &Value, activation: Activation) -> Value {
+        match activation {
+            Activation::Relu => self.unary("Relu", x),
+            Activation::Silu => {
+                let gate = self.unary("Sigmoid", x);
+                self.arithmetic("Mul", x, &gate)
+            }
+            Activation::Gelu | Activation::GeluTanh if self.lowering() == Lowering::TensorRt => {
+                let approximate = if activation == Activation::Gelu { "none" } else { "tanh" };
+                self.node("Gelu", &[x], vec![Attribute::Text("approximate", approximate)], x.dtype)
+            }
+            Activation::Gelu => {
+                // x/2 · (1 + erf(x/√2))
+                let root = self.scalar(std::f32::consts::FRAC_1_SQRT_2, x.dtype);
+                let inner = self.arithmetic("Mul", x, &root);
+                let erf = self.unary("Erf", &inner);
+                self.half_x_times_one_plus(x, &erf)
+            }
+            Activation::GeluTanh => {
+                // x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), Hendrycks and Gimpel 2016, eq. 2
+                let cubic = self.scalar(0.044_715, x.dtype);
+                let root = self.scalar((2.0 / std::f32::consts::PI).sqrt(), x.dtype);
+                let square = self.arithmetic("Mul", x, x);
+                let cube = self.arithmetic("Mul", &square, x);
+                let cube = self.arithmetic("Mul", &cube, &cubic);
+                let sum = self.arithmetic("Add", x, &cube);
+                let inner = self.arithmetic("Mul", &sum, &root);
+                let tanh = self.unary("Tanh", &inner);
+                self.half_x_times_one_plus(x, &tanh)
+            }
+        }
+    }
+
+    fn half_x_times_one_plus(&mut self, x: &Value, y: &Value) -> Value {
+        let (one, half) = (self.scalar(1.0, x.dtype), self.scalar(0.5, x.dtype));
+        let sum = self.arithmetic("Add", y, &one);
+        let product = self.arithmetic("Mul", x, &sum);
+        self.arithmetic("Mul", &product, &half)
+    }
+}
