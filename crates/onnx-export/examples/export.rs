@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = std::time::Instant::now();
     let cp = Checkpoint::open(arg(0, "."))?;
     let mut o = ExportOptions::new(head, arg(1, "fp32").parse()?);
+    if arg(3, "") == "emulated" { o.bf16 = Bf16::Emulated; }
     if arg(3, "tensorrt") == "portable" { o.lowering = Lowering::Portable; }
     let e = export(&cp, &o)?;
     std::fs::write(std::path::Path::new(&args[0]).join(arg(4, "model.onnx")), &e.onnx)?;

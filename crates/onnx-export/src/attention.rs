@@ -68,7 +68,8 @@ impl Graph<'_> {
     /// softmax(Q·Kᵀ/√size + mask)·V for each head; all of shape [tokens, hidden], in and out.
     ///
     /// TensorRT has fused kernels for the `Attention` operator in 16-bit floats and refuses it in fp32, where the
-    /// operator is written out. The softmax is always taken in fp32.
+    /// operator is written out. The softmax is taken in fp32: here where it is written out, and by TensorRT's fused
+    /// kernels themselves (its parser refuses the attribute `softmax_precision` that would say so).
     pub(crate) fn attention(&mut self, [q, k, v]: [&Value; 3], heads: Heads) -> Result<Value, ExportError> {
         let dtype = self.compute_type();
         let shape = self.split_shape(heads)?;
@@ -82,8 +83,7 @@ impl Graph<'_> {
         let context = if fused {
             let [q, k, v] = [q, k, v].map(|x| split(self, x, [0, 2, 1, 3]));
             let mask = self.square_score_mask(dtype)?;
-            let attributes = vec![Attribute::Float("scale", scale), Attribute::Int("softmax_precision", 1)];
-            self.node("Attention", &[&q, &k, &v, &mask], attributes, dtype)
+            self.node("Attention", &[&q, &k, &v, &mask], vec![Attribute::Float("scale", scale)], dtype)
         } else {
             let q = split(self, q, [0, 2, 1, 3]);
             let k = split(self, k, [0, 2, 3, 1]);

@@ -49,6 +49,18 @@ impl DataType {
     }
 }
 
+/// How a graph computes in bfloat16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bf16 {
+    /// With values of that type: what an engine is built from.
+    #[default]
+    Native,
+    /// With fp32 values that are rounded to bfloat16 after every operation: what a runtime without bfloat16 kernels,
+    /// such as ONNX Runtime on a CPU, can check. Sums run in fp32, as they do in an engine.
+    Emulated,
+}
+
 /// What the matrix products of a graph compute in. A property of the graph: TensorRT networks are strongly typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Dim, Graph};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto};
-use crate::{ExportError, Head, Precision, families, heads};
+use crate::{Bf16, ExportError, Head, Precision, families, heads};
 
 /// How operations are written, where there is more than one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -51,13 +51,15 @@ pub struct ExportOptions {
     /// Modules that compute in fp32 whatever the precision, by name with `*`: `encoder.layer.1.attention.*`.
     /// A leading part may be left out: `layer.1.*`.
     pub keep_fp32: Vec<Pattern>,
+    /// How bfloat16 values are kept; matters only for [`Precision::Bf16`] and for weights stored so.
+    pub bf16: Bf16,
 }
 
 impl ExportOptions {
     /// The options for `head` in `precision`, written for TensorRT, with nothing kept in fp32.
     #[must_use]
     pub fn new(head: Head, precision: Precision) -> Self {
-        Self { head, precision, lowering: Lowering::TensorRt, keep_fp32: Vec::new() }
+        Self { head, precision, lowering: Lowering::TensorRt, keep_fp32: Vec::new(), bf16: Bf16::Native }
     }
 
     /// Whether a pattern of `keep_fp32` names `module`, or the module from one of its dots on.

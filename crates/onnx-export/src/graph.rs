@@ -7,7 +7,7 @@ use crate::proto::{
     AttributeProto, DimensionProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
-use crate::{DataType, ExportError, ExportOptions, Lowering};
+use crate::{Bf16, DataType, ExportError, ExportOptions, Lowering};
 
 /// A value of the graph. Its type is tracked so that every cast is made once and on purpose.
 #[derive(Clone, Debug)]
@@ -131,6 +131,30 @@ impl<'a> Graph<'a> {
         attributes: Vec<Attribute>,
         dtype: DataType,
     ) -> Value {
+        let value = self.plain_node(operator, inputs, attributes, dtype);
+        if self.emulates(dtype) { self.round_to_bf16(&value) } else { value }
+    }
+
+    /// Whether values of this type are kept in fp32 and rounded.
+    fn emulates(&self, dtype: DataType) -> bool {
+        dtype == DataType::Bf16 && self.options.bf16 == Bf16::Emulated
+    }
+
+    /// `value`, which is kept in fp32, with the precision of a bfloat16.
+    fn round_to_bf16(&mut self, value: &Value) -> Value {
+        let to = |dtype: DataType| vec![Attribute::Int("to", dtype.onnx().into())];
+        let short = self.plain_node("Cast", &[value], to(DataType::Bf16), DataType::Bf16);
+        let long = self.plain_node("Cast", &[&short], to(DataType::F32), DataType::F32);
+        Value { dtype: DataType::Bf16, ..long }
+    }
+
+    fn plain_node(
+        &mut self,
+        operator: &str,
+        inputs: &[&Value],
+        attributes: Vec<Attribute>,
+        dtype: DataType,
+    ) -> Value {
         let name = self.unique(operator);
         self.proto.node.push(NodeProto {
             input: inputs.iter().map(|value| value.name.clone()).collect(),
@@ -151,8 +175,13 @@ impl<'a> Graph<'a> {
         if let Some(known) = self.known.get(&key) {
             return known.clone();
         }
-        let to = vec![Attribute::Int("to", dtype.onnx().into())];
-        let cast = self.node("Cast", &[value], to, dtype);
+        let cast = if self.emulates(value.dtype) && dtype == DataType::F32 {
+            Value { dtype, ..value.clone() }
+        } else if self.emulates(dtype) {
+            self.round_to_bf16(value)
+        } else {
+            self.plain_node("Cast", &[value], vec![Attribute::Int("to", dtype.onnx().into())], dtype)
+        };
         self.known.insert(key, cast.clone());
         cast
     }
@@ -201,7 +230,13 @@ impl<'a> Graph<'a> {
         shape: &[usize],
         dtype: DataType,
     ) -> Result<Value, ExportError> {
-        let stored = self.stored_weight(name, shape)?;
+        let mut stored = self.stored_weight(name, shape)?;
+        if self.emulates(stored.dtype) {
+            stored = self.once(&format!("weight:{name}:long"), |graph| {
+                let to = vec![Attribute::Int("to", DataType::F32.onnx().into())];
+                Ok(Value { dtype: DataType::Bf16, ..graph.plain_node("Cast", &[&stored], to, DataType::F32) })
+            })?;
+        }
         if stored.dtype == dtype {
             return Ok(stored);
         }
@@ -225,6 +260,10 @@ impl<'a> Graph<'a> {
 
     /// A constant number without dimensions, as `dtype` (`F32`, `F16` or `Bf16`).
     pub(crate) fn scalar(&mut self, value: f32, dtype: DataType) -> Value {
+        if self.emulates(dtype) {
+            let rounded = half::bf16::from_f32(value).to_f32();
+            return Value { dtype, ..self.scalar(rounded, DataType::F32) };
+        }
         let bytes = match dtype {
             DataType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
             DataType::Bf16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),

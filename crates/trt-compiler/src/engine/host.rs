@@ -1,0 +1,201 @@
+//! The parent's side: starts the child, listens, and turns whatever happens to it into one clear outcome.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::{EngineFacts, EngineRequest, WORKER_ARGUMENT, WorkerMessage};
+use crate::interrupt::{Interrupt, Interrupted};
+
+/// How often a wish to stop or a time-out is looked at.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How to run the child process.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// The binary that hands over to `worker_main`; by default the running one.
+    pub program: PathBuf,
+    /// How long a build may take.
+    pub timeout: Duration,
+}
+
+impl BuildOptions {
+    /// The running binary and four hours.
+    pub fn this_program() -> std::io::Result<Self> {
+        Ok(Self { program: std::env::current_exe()?, timeout: Duration::from_secs(4 * 3600) })
+    }
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A stop was asked for.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The child process could not be started or spoken to.
+    #[error("cannot run the engine builder {}", program.display())]
+    Spawn {
+        /// The binary.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// TensorRT refused.
+    #[error("TensorRT-RTX could not {stage}: {reason}{}", lines(log))]
+    Refused {
+        /// What it was doing.
+        stage: String,
+        /// What it said.
+        reason: String,
+        /// The errors it logged on the way, with the names of nodes.
+        log: Vec<String>,
+    },
+    /// The child process died.
+    #[error("the engine builder {how} and left no engine{}{}", hint(*signal), lines(log))]
+    Died {
+        /// How it ended.
+        how: String,
+        /// The signal that ended it, if one did.
+        signal: Option<i32>,
+        /// The last errors that were logged.
+        log: Vec<String>,
+    },
+    /// The build took too long.
+    #[error("the engine was not built within {} s, so the builder was stopped; allow more with --build-timeout", .0.as_secs())]
+    TimedOut(Duration),
+    /// The host has less free memory than the build needs.
+    #[error(
+        "building this engine needs about {} MiB of memory and {} MiB are free; stop something, or build on a larger host",
+        needed_bytes >> 20, free_bytes >> 20
+    )]
+    Memory {
+        /// The estimate.
+        needed_bytes: u64,
+        /// What the kernel says is available.
+        free_bytes: u64,
+    },
+}
+
+fn lines(log: &[String]) -> String {
+    log.iter().map(|line| format!("\n  {line}")).collect()
+}
+
+fn hint(signal: Option<i32>) -> &'static str {
+    match signal {
+        Some(9) => "; SIGKILL is how the kernel ends a process when memory runs out (see `dmesg`)",
+        Some(6 | 11) => "; this is a crash inside TensorRT: try another --precision or --profile",
+        _ => "",
+    }
+}
+
+/// The child, killed and reaped whatever happens.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Builds one engine in a child process.
+///
+/// `progress` gets the name of the phase, the step and the number of steps. Whatever ends the child (a crash, the
+/// out-of-memory killer, a time-out, a stop) becomes an error; the child never outlives this call.
+pub fn build(
+    request: &EngineRequest,
+    options: &BuildOptions,
+    interrupt: &Interrupt,
+    mut progress: impl FnMut(&str, i32, i32),
+) -> Result<EngineFacts, EngineError> {
+    let spawn = |source| EngineError::Spawn { program: options.program.clone(), source };
+    let mut child = Command::new(&options.program)
+        .arg(WORKER_ARGUMENT)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map(Guard)
+        .map_err(spawn)?;
+    let mut line = serde_json::to_vec(request).map_err(|error| spawn(error.into()))?;
+    line.push(b'\n');
+    if let Some(mut stdin) = child.0.stdin.take() {
+        // A child that died before it read says why through its exit status.
+        let _ = stdin.write_all(&line);
+    }
+    let (sender, messages) = mpsc::channel();
+    let stdout = child.0.stdout.take();
+    let reader = std::thread::spawn(move || {
+        for line in stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
+            let Some(message) = line.ok().and_then(|line| serde_json::from_str::<WorkerMessage>(&line).ok())
+            else {
+                continue;
+            };
+            if sender.send(message).is_err() {
+                break;
+            }
+        }
+    });
+
+    let start = Instant::now();
+    let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+    let mut outcome = None;
+    loop {
+        interrupt.check()?;
+        if start.elapsed() > options.timeout {
+            return Err(EngineError::TimedOut(options.timeout));
+        }
+        match messages.recv_timeout(TICK) {
+            Ok(WorkerMessage::Progress { phase, step, steps }) => progress(&phase, step, steps),
+            Ok(WorkerMessage::Log { error: true, text }) => errors.push(text),
+            Ok(WorkerMessage::Log { error: false, text }) => warnings.push(text),
+            Ok(WorkerMessage::Built(facts)) => outcome = Some(Ok(facts)),
+            Ok(WorkerMessage::Failed { stage, reason }) => outcome = Some(Err((stage, reason))),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    let _ = reader.join();
+    let status = child.0.wait().map_err(spawn)?;
+    // A terminal's Ctrl-C reaches the child as well, and may end it before the wish to stop is seen here.
+    interrupt.check()?;
+    match outcome {
+        Some(Ok(facts)) if status.success() => Ok(EngineFacts { warnings, ..facts }),
+        Some(Err((stage, reason))) => Err(EngineError::Refused { stage, reason, log: errors }),
+        _ => Err(died(status, errors)),
+    }
+}
+
+fn died(status: ExitStatus, log: Vec<String>) -> EngineError {
+    let signal = status.signal();
+    let how = match (signal, status.code()) {
+        (Some(signal), _) => format!("was killed by signal {signal}"),
+        (None, code) => format!("ended with exit code {}", code.unwrap_or_default()),
+    };
+    EngineError::Died { how, signal, log }
+}
+
+/// Refuses a build that the host has no memory for.
+///
+/// Measured with TensorRT-RTX 1.7: the library and its builder take about 350 MiB, and the weights are held about
+/// three times (as stored, as parsed, as serialised).
+pub(crate) fn check_memory(weight_bytes: u64) -> Result<(), EngineError> {
+    let needed_bytes = (350 << 20) + 3 * weight_bytes;
+    let Some(free_bytes) = available_memory_bytes() else { return Ok(()) };
+    if needed_bytes > free_bytes {
+        return Err(EngineError::Memory { needed_bytes, free_bytes });
+    }
+    Ok(())
+}
+
+/// `MemAvailable`, the kernel's estimate of what can be had without swapping.
+fn available_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}

@@ -1,0 +1,227 @@
+//! The child process: parses the graph, builds the plan, writes it, and says so.
+
+use std::fs::File;
+use std::io::{self, BufRead, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use rustix::process::Signal;
+use trtx::builder::ComputeCapability;
+use trtx::interfaces::MonitorProgress;
+use trtx::logger::{LogHandler, Severity};
+use trtx::trtx_sys::Dims64;
+use trtx::{Builder, BuilderConfig, BuilderFlag, Logger, OnnxParser, OptProfileSelector};
+
+use super::{EngineFacts, EngineRequest, Tf32, WorkerMessage};
+use crate::native;
+use crate::profile::Span;
+
+/// Where messages go: the standard output that the process was started with.
+#[derive(Clone)]
+struct Channel(Arc<Mutex<File>>);
+
+impl Channel {
+    fn send(&self, message: &WorkerMessage) {
+        // A parent that is gone cannot be told; the death signal ends this process anyway.
+        if let (Ok(mut file), Ok(mut line)) = (self.0.lock(), serde_json::to_vec(message)) {
+            line.push(b'\n');
+            let _ = file.write_all(&line);
+        }
+    }
+}
+
+/// Runs the child process: reads one request, builds, reports. Call it when the first argument is
+/// [`WORKER_ARGUMENT`](super::WORKER_ARGUMENT).
+#[must_use]
+pub fn worker_main() -> ExitCode {
+    // The build dies with whoever asked for it, also when that is killed and cannot say so.
+    if rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
+        return ExitCode::FAILURE;
+    }
+    let Ok(channel) = take_over_stdout() else { return ExitCode::FAILURE };
+    let outcome = read_request().and_then(|request| build(&request, &channel));
+    match outcome {
+        Ok(facts) => {
+            channel.send(&WorkerMessage::Built(facts));
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            channel.send(&WorkerMessage::Failed { stage: failure.stage.to_owned(), reason: failure.reason });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Failure {
+    stage: &'static str,
+    reason: String,
+}
+
+/// Says at which stage an error happened.
+trait At<T> {
+    fn at(self, stage: &'static str) -> Result<T, Failure>;
+}
+
+impl<T, E: std::fmt::Display> At<T> for Result<T, E> {
+    fn at(self, stage: &'static str) -> Result<T, Failure> {
+        self.map_err(|error| Failure { stage, reason: error.to_string() })
+    }
+}
+
+/// Keeps the standard output for messages and sends what native code prints to the standard error instead.
+fn take_over_stdout() -> io::Result<Channel> {
+    let ours = rustix::io::dup(io::stdout())?;
+    rustix::stdio::dup2_stdout(io::stderr())?;
+    Ok(Channel(Arc::new(Mutex::new(File::from(ours)))))
+}
+
+fn read_request() -> Result<EngineRequest, Failure> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).at("read the request")?;
+    serde_json::from_str(&line).at("read the request")
+}
+
+fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Failure> {
+    let version = native::tensorrt_version(&request.libraries.core).at("load TensorRT-RTX")?;
+    trtx::dynamically_load_tensorrt(Some(&request.libraries.core)).at("load TensorRT-RTX")?;
+    trtx::dynamically_load_tensorrt_onnxparser(Some(&request.libraries.parser)).at("load the ONNX parser")?;
+    let logger = Logger::new(Reporter(channel.clone())).at("create the logger")?;
+    let mut builder = Builder::new(&logger).at("create the builder")?;
+    let network = builder.create_network(0).at("create the network")?;
+    let mut config = builder.create_config().at("create the builder's configuration")?;
+
+    let start = Instant::now();
+    let mut parser = OnnxParser::new(network, &logger).at("create the parser")?;
+    let path = request.onnx.to_str().ok_or("the path of the graph is not UTF-8").at("parse the graph")?;
+    parser.parse_from_file(path, 0).at("parse the graph")?;
+    let parse_seconds = start.elapsed().as_secs_f64();
+
+    add_profile(&mut builder, &mut config, request)?;
+    set_targets(&mut config, request)?;
+    match request.tf32 {
+        Tf32::Allowed => config.set_flag(BuilderFlag::kTF32),
+        Tf32::Forbidden => config.clear_flag(BuilderFlag::kTF32),
+    }
+    config.set_progress_monitor(Box::new(Monitor::new(channel.clone()))).at("watch the build")?;
+
+    let start = Instant::now();
+    let plan = builder.build_serialized_network(parser.network_mut(), &mut config).at("build the engine")?;
+    let build_seconds = start.elapsed().as_secs_f64();
+    write_plan(&request.plan, &plan).at("write the plan")?;
+    Ok(EngineFacts {
+        version,
+        plan_bytes: plan.len() as u64,
+        parse_seconds,
+        build_seconds,
+        peak_memory_bytes: peak_memory_bytes().unwrap_or_default(),
+        warnings: Vec::new(),
+    })
+}
+
+fn add_profile(
+    builder: &mut Builder<'_>,
+    config: &mut BuilderConfig<'_>,
+    request: &EngineRequest,
+) -> Result<(), Failure> {
+    let stage = "set the profile";
+    let mut profile = builder.creata_optimization_profile().at(stage)?;
+    let pick: [(OptProfileSelector, fn(&Span) -> u32); 3] = [
+        (OptProfileSelector::kMIN, |span| span.min),
+        (OptProfileSelector::kOPT, |span| span.opt),
+        (OptProfileSelector::kMAX, |span| span.max),
+    ];
+    for input in &request.inputs {
+        for (selector, size) in &pick {
+            let dims: Vec<i64> = input.dims.iter().map(|span| i64::from(size(span))).collect();
+            profile.set_dimensions(&input.name, selector.clone(), &Dims64::from_slice(&dims)).at(stage)?;
+        }
+    }
+    config.add_optimization_profile(&mut profile).at(stage)?;
+    Ok(())
+}
+
+fn set_targets(config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Result<(), Failure> {
+    let stage = "set the targets";
+    let count = i32::try_from(request.targets.len()).at(stage)?;
+    config.set_nb_compute_capabilities(count).at(stage)?;
+    for (index, target) in (0..).zip(&request.targets) {
+        let capability = match target.sm() {
+            75 => ComputeCapability::kSM75,
+            80 => ComputeCapability::kSM80,
+            86 => ComputeCapability::kSM86,
+            89 => ComputeCapability::kSM89,
+            120 => ComputeCapability::kSM120,
+            121 => ComputeCapability::kSM121,
+            other => return Err(Failure { stage, reason: format!("SM {other} is unknown") }),
+        };
+        config.set_compute_capability(capability, index).at(stage)?;
+    }
+    Ok(())
+}
+
+fn write_plan(path: &Path, plan: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut file = File::create_new(path)?;
+    file.write_all(plan)
+}
+
+/// The peak of this process's resident memory, as the kernel counts it.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Sends warnings and errors of TensorRT to the parent. The parser's errors, with the names of the nodes, come this way.
+struct Reporter(Channel);
+
+impl LogHandler for Reporter {
+    fn log(&self, severity: Severity, message: &str) {
+        if severity <= Severity::Warning {
+            let error = severity <= Severity::Error;
+            self.0.send(&WorkerMessage::Log { error, text: message.trim().to_owned() });
+        }
+    }
+}
+
+/// Sends the progress of the outermost phase to the parent.
+struct Monitor {
+    channel: Channel,
+    phases: Mutex<Vec<(String, i32)>>,
+}
+
+impl Monitor {
+    fn new(channel: Channel) -> Self {
+        Self { channel, phases: Mutex::new(Vec::new()) }
+    }
+}
+
+impl MonitorProgress for Monitor {
+    fn phase_start(&self, phase: &str, _parent: Option<&str>, steps: i32) {
+        if let Ok(mut phases) = self.phases.lock() {
+            phases.push((phase.to_owned(), steps));
+        }
+        self.channel.send(&WorkerMessage::Progress { phase: phase.to_owned(), step: 0, steps });
+    }
+
+    fn step_complete(&self, phase: &str, step: i32) -> ControlFlow<()> {
+        let steps = self.phases.lock().ok().and_then(|phases| {
+            phases.iter().rev().find(|(name, _)| name == phase).map(|(_, steps)| *steps)
+        });
+        let steps = steps.unwrap_or_default();
+        self.channel.send(&WorkerMessage::Progress { phase: phase.to_owned(), step: step + 1, steps });
+        ControlFlow::Continue(())
+    }
+
+    fn phase_finish(&self, phase: &str) {
+        if let Ok(mut phases) = self.phases.lock() {
+            phases.retain(|(name, _)| name != phase);
+        }
+    }
+}
