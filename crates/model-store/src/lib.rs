@@ -1,1 +1,72 @@
-//! TODO
+//! A model store: versions of models, published whole or not at all.
+//!
+//! Each agent has a directory of immutable versions and a link, `current`, to the one in use. A writer stages a version out
+//! of sight, and [`Staging::finalize`] makes it exist and points `current` at it, each by one atomic step. After a crash at
+//! any point a reader finds the old version or the new one, complete.
+//!
+//! ```
+//! use model_store::{FinalizeOptions, ModelStore};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let root = tempfile::tempdir()?;
+//! let store = ModelStore::create(root.path())?;
+//! let (agent, version) = ("scout".parse()?, "v2025-10-28".parse()?);
+//!
+//! let staging = store.stage_new(&agent, &version)?;
+//! staging.write(&"config.json".parse()?, br#"{"model_type": "bert"}"#)?;
+//! let published = staging.finalize(FinalizeOptions::default())?;
+//!
+//! let current = store.require_current(&agent)?;
+//! assert_eq!(current.checksum(), published.checksum);
+//! assert!(store.verify(&agent, &version)?.is_ok());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Limits
+//!
+//! A store lives on one local Linux file system (ext4, xfs, btrfs; Linux 5.6 or later). The core is synchronous, opens no
+//! network connection, and hashes on rayon's global pool.
+
+pub mod exit;
+
+mod digest;
+mod dir;
+mod durable;
+mod error;
+mod hash;
+mod history;
+mod holder;
+mod layout;
+mod legacy;
+mod lock;
+mod manifest;
+mod names;
+mod near;
+mod payload;
+mod progress;
+mod publish;
+mod read;
+mod recover;
+mod staging;
+mod store;
+mod transfer;
+mod verify;
+
+pub use digest::{Digest, DigestError, checksum_of_listing};
+pub use error::StoreError;
+pub use history::{Action, Record};
+pub use holder::Holder;
+pub use manifest::{CHECKSUM_ALGORITHM, FORMAT, FileEntry, Generation, LinkEntry, Manifest};
+pub use names::{
+    AgentName, MANIFEST_FILE, MAX_NAME_BYTES, MAX_PAYLOAD_PATH_BYTES, NameError, PayloadPath, VersionName,
+};
+pub use near::near_names;
+pub use payload::PayloadProblem;
+pub use progress::Progress;
+pub use publish::{Activation, FinalizeOptions, Published};
+pub use read::{Current, Lease};
+pub use staging::{PayloadWriter, Staging};
+pub use store::{AgentEntry, DEFAULT_ROOT, ModelStore, ROOT_VARIABLE};
+pub use transfer::Links;
+pub use verify::{Finding, Report};

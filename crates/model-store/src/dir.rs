@@ -1,0 +1,152 @@
+//! Reading directories by handle.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+const DIR_FLAGS: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// One name in a directory.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) name: CString,
+    pub(crate) kind: FileType,
+}
+
+/// Opens the directory at a path, following links on the way.
+pub(crate) fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Opens a directory by its name in another; a link of that name is refused.
+pub(crate) fn open(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(parent, name, DIR_FLAGS, Mode::empty())?)
+}
+
+/// As [`open`], where the name was read from a directory and need not be UTF-8.
+pub(crate) fn open_cstr(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(parent, name, DIR_FLAGS, Mode::empty())
+}
+
+/// As [`open`], where a missing directory is no error.
+pub(crate) fn open_if_there(parent: BorrowedFd<'_>, name: &str) -> io::Result<Option<OwnedFd>> {
+    match open(parent, name) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Opens a file below a directory for reading. Links on the way are followed as long as they stay below it: the kernel
+/// itself refuses (`EXDEV`) a way that leads out, also against somebody who renames directories meanwhile.
+pub(crate) fn open_beneath(dir: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    Ok(rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)?.into())
+}
+
+/// Opens a payload file below a directory; a link anywhere on the way is refused (`ELOOP`).
+pub(crate) fn open_payload(dir: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)?.into())
+}
+
+/// Opens a directory of a payload; a link anywhere on the way is refused.
+pub(crate) fn open_payload_dir(dir: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(rustix::fs::openat2(dir, path, DIR_FLAGS, Mode::empty(), resolve)?)
+}
+
+/// Opens a file below a directory wherever the links on the way lead.
+pub(crate) fn open_following(dir: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    Ok(rustix::fs::openat(dir, path, flags, Mode::empty())?.into())
+}
+
+/// Whether a path below a directory leads, through links that stay below it, to a file or directory.
+pub(crate) fn stays_beneath(dir: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).map(drop)
+}
+
+/// Everything in a directory, in the order the file system gives it.
+pub(crate) fn entries(dir: BorrowedFd<'_>) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => kind_of(dir, name)?,
+            kind => kind,
+        };
+        entries.push(Entry {
+            name: name.to_owned(),
+            kind,
+        });
+    }
+    Ok(entries)
+}
+
+/// As [`entries`], in the order of the names' bytes.
+pub(crate) fn sorted_entries(dir: BorrowedFd<'_>) -> io::Result<Vec<Entry>> {
+    let mut entries = entries(dir)?;
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+fn kind_of(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<FileType> {
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// What a name turned out to be when it was read as a symbolic link.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum LinkText {
+    Missing,
+    NotALink,
+    To(String),
+}
+
+/// Reads a symbolic link, once.
+pub(crate) fn read_link(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<LinkText> {
+    match rustix::fs::readlinkat(dir, name, Vec::new()) {
+        Ok(target) => match target.into_string() {
+            Ok(target) => Ok(LinkText::To(target)),
+            Err(_) => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the link's target is not UTF-8",
+            )),
+        },
+        Err(Errno::NOENT) => Ok(LinkText::Missing),
+        Err(Errno::INVAL) => Ok(LinkText::NotALink),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether something has this name, a dangling link included.
+pub(crate) fn exists(dir: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether two handles are of the same directory.
+pub(crate) fn same(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<bool> {
+    let (a, b) = (rustix::fs::fstat(a)?, rustix::fs::fstat(b)?);
+    Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}

@@ -1,0 +1,225 @@
+//! Every change to the file system, and what makes it last.
+//!
+//! This is the only module that writes: `clippy.toml` forbids the system's writing calls everywhere else, so what a crash
+//! can leave behind is decided here. All names are relative to an open directory, so no rename of a parent can redirect a
+//! write. An `fsync` that failed is never tried again: the kernel may have dropped the pages and would report success.
+#![expect(clippy::disallowed_methods, reason = "the one place that is allowed to write")]
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::dir;
+
+/// Directories: everything for owner and group, reading for others, the group inherited (setgid).
+const DIR_MODE: u32 = 0o2775;
+/// `.lock` and `history.jsonl`: for the store's group, whatever the umask.
+const CONTROL_MODE: u32 = 0o660;
+/// What a payload file has while it is written; `seal` takes the write bits away.
+const PAYLOAD_MODE: u32 = 0o664;
+const PERMISSION_BITS: u32 = 0o7777;
+
+/// Makes a directory and says whether it was not there before. The parent still has to be synced.
+pub(crate) fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(DIR_MODE & 0o777)) {
+        Ok(()) => {
+            set_mode(dir::open(parent, name)?.as_fd(), DIR_MODE)?;
+            Ok(true)
+        }
+        Err(Errno::EXIST) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Makes the store's root and its parents; parents that are there stay as they are.
+pub(crate) fn make_root(root: &Path) -> io::Result<()> {
+    if root.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = root.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::create_dir(root) {
+        Ok(()) => set_mode(File::open(root)?.as_fd(), DIR_MODE),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && root.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes a new file for payload or manifest.
+pub(crate) fn create_file(parent: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(PAYLOAD_MODE))?.into())
+}
+
+/// Opens `.lock` or `history.jsonl`, making it where it is missing, with its mode whatever the umask is.
+pub(crate) fn open_control(parent: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(CONTROL_MODE))?;
+    let stat = rustix::fs::fstat(&fd)?;
+    let ours = stat.st_uid == rustix::process::geteuid().as_raw();
+    if ours && stat.st_mode & PERMISSION_BITS != CONTROL_MODE {
+        set_mode(fd.as_fd(), CONTROL_MODE)?;
+    }
+    Ok(fd.into())
+}
+
+/// Takes the write bits (and setuid, setgid, sticky) off a file and lets owner and group read it.
+pub(crate) fn seal(file: BorrowedFd<'_>) -> io::Result<()> {
+    let mode = rustix::fs::fstat(file)?.st_mode & PERMISSION_BITS;
+    let sealed = (mode & 0o555) | 0o440;
+    if mode == sealed {
+        Ok(())
+    } else {
+        set_mode(file, sealed)
+    }
+}
+
+/// Gives a directory the store's mode.
+pub(crate) fn open_up_dir(dir: BorrowedFd<'_>) -> io::Result<()> {
+    let mode = rustix::fs::fstat(dir)?.st_mode & PERMISSION_BITS;
+    if mode == DIR_MODE {
+        Ok(())
+    } else {
+        set_mode(dir, DIR_MODE)
+    }
+}
+
+fn set_mode(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
+
+/// Makes one file or directory durable.
+pub(crate) fn sync(file: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::fsync(file)?)
+}
+
+/// Makes the whole file system durable.
+pub(crate) fn sync_file_system(any: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(any)?)
+}
+
+/// Makes a moved link durable: on btrfs no `fsync` of the directory covers it, so the file system is synced there.
+pub(crate) fn sync_link(dir: BorrowedFd<'_>) -> io::Result<()> {
+    const BTRFS_SUPER_MAGIC: i64 = 0x9123_683E;
+    if rustix::fs::fstatfs(dir)?.f_type == BTRFS_SUPER_MAGIC {
+        return sync_file_system(dir);
+    }
+    sync(dir)
+}
+
+/// Renames within a directory, refusing to replace anything.
+pub(crate) fn rename_new(dir: BorrowedFd<'_>, from: &str, to: &str) -> io::Result<()> {
+    match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+        // A file system without the flag says so with EINVAL.
+        Err(Errno::INVAL) => Err(io::Error::from(io::ErrorKind::Unsupported)),
+        other => Ok(other?),
+    }
+}
+
+/// Renames within a directory over what is there.
+pub(crate) fn rename_over(dir: BorrowedFd<'_>, from: &str, to: &str) -> io::Result<()> {
+    Ok(rustix::fs::renameat(dir, from, dir, to)?)
+}
+
+/// Makes a symbolic link; fails where the name is taken.
+pub(crate) fn make_link(target: &str, dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    Ok(rustix::fs::symlinkat(target, dir, name)?)
+}
+
+/// Makes `to_dir/to` another name of the open file `from`'s inode.
+pub(crate) fn hard_link(
+    from_dir: BorrowedFd<'_>,
+    from: &Path,
+    to_dir: BorrowedFd<'_>,
+    to: &str,
+) -> io::Result<()> {
+    Ok(rustix::fs::linkat(from_dir, from, to_dir, to, AtFlags::empty())?)
+}
+
+/// Lets the empty file `to` share the blocks of `from`; `false` where the file system cannot.
+pub(crate) fn reflink(from: &File, to: &File) -> io::Result<bool> {
+    match rustix::fs::ioctl_ficlone(to, from) {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::PERM) => {
+            Ok(false)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Appends a record to a control file and syncs it. A record that did not fit is cut off again.
+pub(crate) fn append(file: &File, record: &[u8]) -> io::Result<()> {
+    let end = file.metadata()?.len();
+    if let Err(e) = file.write_all_at(record, end) {
+        let _ = truncate(file, end);
+        return Err(e);
+    }
+    sync(file.as_fd())
+}
+
+/// Replaces the whole text of a control file that nothing depends on; not synced.
+pub(crate) fn write_note(file: &File, note: &[u8]) -> io::Result<()> {
+    truncate(file, 0)?;
+    file.write_all_at(note, 0)
+}
+
+/// Cuts a control file to a length.
+pub(crate) fn truncate(file: &File, length_bytes: u64) -> io::Result<()> {
+    Ok(rustix::fs::ftruncate(file, length_bytes)?)
+}
+
+/// Removes a file or link; one that is not there is fine.
+pub(crate) fn remove_file(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Removes an empty directory and says whether it could.
+pub(crate) fn remove_empty_dir(parent: BorrowedFd<'_>, name: &str) -> bool {
+    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR).is_ok()
+}
+
+/// Removes a directory with all that is in it, following no link; one that is not there is fine.
+pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let opened = match dir::open_cstr(parent, name) {
+        Err(Errno::NOENT) => return Ok(()),
+        // A directory that its writer closed to itself: its owner may open it again.
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmodat(parent, name, Mode::from_raw_mode(0o700), AtFlags::empty())?;
+            dir::open_cstr(parent, name)?
+        }
+        other => other?,
+    };
+    empty_dir(opened)?;
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn empty_dir(opened: OwnedFd) -> io::Result<()> {
+    let entries = dir::entries(opened.as_fd())?;
+    if !entries.is_empty() && rustix::fs::fstat(&opened)?.st_mode & 0o300 != 0o300 {
+        set_mode(opened.as_fd(), 0o700)?;
+    }
+    for entry in entries {
+        if entry.kind == FileType::Directory {
+            remove_tree(opened.as_fd(), &entry.name)?;
+        } else {
+            match rustix::fs::unlinkat(&opened, &*entry.name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! The checksum of the old Python helper.
+//!
+//! One SHA-256 over, for each directory from the top down in the order the file system lists them and for its files by name,
+//! the file's path and its bytes. Every file called `manifest.json` is left out. The order of directories makes it fragile:
+//! a copy of the same bytes on another disk may list them otherwise.
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::fs::FileType;
+
+use crate::digest::{Digest, Hasher, read_chunks};
+use crate::dir;
+use crate::error::StoreError;
+use crate::names::MANIFEST_FILE;
+use crate::progress::Progress;
+
+/// What a legacy version adds up to.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    pub(crate) checksum: Digest,
+    pub(crate) files: usize,
+    pub(crate) bytes: u64,
+}
+
+/// Computes the legacy checksum of a version.
+pub(crate) fn tally(version: BorrowedFd<'_>, shown: &Path, progress: &Progress) -> Result<Tally, StoreError> {
+    let mut walk = Walk {
+        hasher: Hasher::default(),
+        files: 0,
+        bytes: 0,
+        progress,
+    };
+    walk.descend(version, shown, "")?;
+    Ok(Tally {
+        checksum: walk.hasher.finish(),
+        files: walk.files,
+        bytes: walk.bytes,
+    })
+}
+
+struct Walk<'a> {
+    hasher: Hasher,
+    files: usize,
+    bytes: u64,
+    progress: &'a Progress,
+}
+
+impl Walk<'_> {
+    fn descend(&mut self, here: BorrowedFd<'_>, shown: &Path, prefix: &str) -> Result<(), StoreError> {
+        let failed = |e| StoreError::io("read", &shown.join(prefix), e);
+        let listed = dir::entries(here).map_err(failed)?;
+        let (dirs, mut files): (Vec<_>, Vec<_>) = listed
+            .into_iter()
+            .partition(|entry| entry.kind == FileType::Directory);
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        for entry in files
+            .iter()
+            .filter(|entry| entry.name.to_bytes() != MANIFEST_FILE.as_bytes())
+        {
+            let name = entry.name.to_string_lossy();
+            let failed = |e| StoreError::io("read", &shown.join(prefix).join(&*name), e);
+            // The helper followed links to files and did not descend into linked directories.
+            let mut file = dir::open_beneath(here, Path::new(&*name)).map_err(failed)?;
+            if !file.metadata().map_err(failed)?.is_file() {
+                continue;
+            }
+            self.hasher.update(format!("{prefix}{name}").as_bytes());
+            self.bytes += self.feed(&mut file).map_err(failed)?;
+            self.files += 1;
+        }
+        for entry in dirs {
+            let below = dir::open_cstr(here, &entry.name).map_err(|e| failed(e.into()))?;
+            self.descend(
+                below.as_fd(),
+                shown,
+                &format!("{prefix}{}/", entry.name.to_string_lossy()),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, file: &mut dyn Read) -> std::io::Result<u64> {
+        let hasher = &mut self.hasher;
+        read_chunks(file, self.progress, |chunk| {
+            hasher.update(chunk);
+            Ok(())
+        })
+    }
+}

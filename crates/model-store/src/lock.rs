@@ -1,0 +1,116 @@
+//! The agent's lock: one writer at a time, and everyone else is told who that is.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+
+use crate::durable;
+use crate::error::StoreError;
+use crate::holder::Holder;
+use crate::layout::{AgentDir, LOCK_FILE};
+
+/// The exclusive lock of one agent; dropping it unlocks.
+///
+/// It is an open-file-description lock, so it excludes other threads of this process as well, ends with the process however
+/// that dies, and is not lost when some other handle of the file is closed.
+#[must_use = "the agent is unlocked when this is dropped"]
+#[derive(Debug)]
+pub(crate) struct AgentLock {
+    file: File,
+}
+
+impl AgentLock {
+    /// Takes the lock, waiting at most `patience`. `None` says that the agent's directory was removed meanwhile.
+    pub(crate) fn acquire(agent: &AgentDir, patience: Duration) -> Result<Option<Self>, StoreError> {
+        let path = agent.path().join(LOCK_FILE);
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(2);
+        loop {
+            let file = match durable::open_control(agent.handle(), LOCK_FILE) {
+                Ok(file) => file,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(StoreError::io("open the lock", &path, e)),
+            };
+            match try_lock(&file) {
+                Ok(true) if is_still(agent.handle(), &file) => {
+                    let lock = Self { file };
+                    lock.sign();
+                    return Ok(Some(lock));
+                }
+                // Its agent was removed while we waited for it: start again with the file that is there now.
+                Ok(true) => continue,
+                Ok(false) if started.elapsed() >= patience => {
+                    let what = format!("agent {}", agent.name());
+                    let holder = read_holder(&file).map(Box::new);
+                    return Err(StoreError::Busy {
+                        what,
+                        holder,
+                        waited: started.elapsed(),
+                    });
+                }
+                Ok(false) => {}
+                Err(e) => return Err(StoreError::io("lock", &path, e)),
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    /// Writes down who holds the lock. It is for people only, so a full disk does not stop anybody here.
+    fn sign(&self) {
+        if let Ok(mut record) = serde_json::to_vec(&Holder::this_process()) {
+            record.push(b'\n');
+            let _ = durable::write_note(&self.file, &record);
+        }
+    }
+}
+
+impl Drop for AgentLock {
+    fn drop(&mut self) {
+        let _ = durable::write_note(&self.file, b"");
+    }
+}
+
+/// Whether `file` is still what the agent's directory calls `.lock`.
+fn is_still(agent: BorrowedFd<'_>, file: &File) -> bool {
+    let there = rustix::fs::statat(agent, LOCK_FILE, AtFlags::SYMLINK_NOFOLLOW);
+    let ours = rustix::fs::fstat(file);
+    matches!((there, ours), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+}
+
+fn try_lock(file: &File) -> io::Result<bool> {
+    let whole_file = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn read_holder(file: &File) -> Option<Holder> {
+    let mut record = [0; 1024];
+    let length = file.read_at(&mut record, 0).ok()?;
+    serde_json::from_slice(&record[..length]).ok()
+}
+
+/// Takes an exclusive `flock` without waiting; `false` where somebody has one.
+pub(crate) fn try_flock(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
+    match rustix::fs::flock(dir, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(e) => Err(e),
+    }
+}

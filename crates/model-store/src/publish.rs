@@ -1,0 +1,308 @@
+//! From a staging to a published version: steps 3 to 7 of the protocol, under the agent's lock.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rayon::prelude::*;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::digest::Digest;
+use crate::dir;
+use crate::durable;
+use crate::error::StoreError;
+use crate::hash::hash_one;
+use crate::history::{self, Action, Record};
+use crate::holder::now;
+use crate::layout::{self, CURRENT_LINK, Place, TEMP_LINK_PREFIX, VERSIONS_DIR};
+use crate::manifest::{FileEntry, Manifest};
+use crate::names::{AgentName, MANIFEST_FILE, PayloadPath, VersionName};
+use crate::payload::{Payload, PayloadFile, Stamp};
+use crate::staging::{Known, Staging};
+use crate::transfer::Links;
+
+/// From so many files on, one `syncfs` is cheaper than an `fsync` for each, as long as they are small.
+const SYNCFS_FILES: usize = 128;
+/// The mean size up to which files count as small for that.
+const SYNCFS_MEAN_BYTES: u64 = 1024 * 1024;
+
+/// Whether publishing a version also makes it current.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// Point `current` at it.
+    #[default]
+    Activate,
+    /// Leave `current` where it is.
+    Keep,
+}
+
+/// What [`Staging::finalize`] wants to know.
+#[derive(Clone, Debug, Default)]
+pub struct FinalizeOptions {
+    /// For the manifest: whatever an auditor may ask for.
+    pub metadata: Map<String, Value>,
+    /// Whether the version becomes current.
+    pub activation: Activation,
+    /// The manifest's `created_at`; now unless given. Fixed by generators whose output must be reproducible.
+    pub created_at: Option<Timestamp>,
+    /// Who, for the history; `user@host` unless given.
+    pub actor: Option<String>,
+    /// Why, for the history.
+    pub reason: Option<String>,
+}
+
+/// A version that was published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Published {
+    /// The agent.
+    pub agent: AgentName,
+    /// The version.
+    pub version: VersionName,
+    /// The checksum of its payload.
+    pub checksum: Digest,
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// What was current before.
+    pub previous: Option<VersionName>,
+    /// Whether it is current now.
+    pub activated: bool,
+    /// The number of its payload files.
+    pub files: usize,
+    /// The bytes of its payload.
+    pub bytes: u64,
+}
+
+impl Staging {
+    /// Publishes the staging: validates and hashes the payload, writes the manifest, makes everything durable, renames the
+    /// directory to its final name and points `current` at it.
+    ///
+    /// Whatever fails up to that rename leaves the store as it was, and removes the staging. A failure between the rename
+    /// and the move of `current` takes the version back.
+    pub fn finalize(mut self, options: FinalizeOptions) -> Result<Published, StoreError> {
+        let FinalizeOptions {
+            metadata,
+            activation,
+            created_at,
+            actor,
+            reason,
+        } = options;
+        let Some(_lock) = self.store.lock(&self.agent)? else {
+            return Err(StoreError::corrupt(
+                self.agent.path(),
+                "was removed while a version was staged in it",
+            ));
+        };
+        let previous = self.agent.current()?;
+        let payload = self.validated()?;
+        let files = self.hashed(&payload.files)?;
+        let (agent, version) = (self.agent().clone(), self.version.clone());
+        let created_at = created_at.unwrap_or_else(now);
+        let manifest = Manifest::new(
+            agent.clone(),
+            version.clone(),
+            metadata,
+            created_at,
+            files,
+            payload.links.clone(),
+        );
+        self.write_manifest(&manifest)?;
+        self.sync_all(&payload)?;
+        self.make_it_exist(previous.is_none())?;
+        let previous = previous.map(|pointer| pointer.version);
+        if activation == Activation::Activate {
+            let record = Record {
+                at: now(),
+                action: Action::Publish,
+                pointer: CURRENT_LINK.to_owned(),
+                from: previous.clone(),
+                to: Some(version.clone()),
+                by: actor.unwrap_or_else(history::default_actor),
+                reason,
+            };
+            self.activate(&record)?;
+        }
+        self.name = None;
+        Ok(Published {
+            path: self.agent.version_path(&version, Place::Versions),
+            agent,
+            version,
+            checksum: manifest.checksum,
+            previous,
+            activated: activation == Activation::Activate,
+            files: manifest.files.len(),
+            bytes: manifest.size_bytes(),
+        })
+    }
+
+    /// Step 3: nothing but what a version may contain.
+    fn validated(&self) -> Result<Payload, StoreError> {
+        let mut payload =
+            Payload::scan(self.as_fd(), Links::Keep).map_err(|e| StoreError::io("read", self.path(), e))?;
+        if payload.has_manifest {
+            payload.refuse_manifest();
+        }
+        if payload.files.is_empty() && payload.problems.is_empty() {
+            payload.refuse_emptiness();
+        }
+        if payload.problems.is_empty() {
+            return Ok(payload);
+        }
+        Err(StoreError::PayloadRefused {
+            agent: self.agent().clone(),
+            version: self.version.clone(),
+            problems: payload.problems,
+        })
+    }
+
+    /// Step 3: the digest of every file; what came through this staging's own writers is not read again.
+    fn hashed(&self, files: &[PayloadFile]) -> Result<Vec<FileEntry>, StoreError> {
+        let known = self.take_known();
+        files
+            .par_iter()
+            .map(|file| self.hashed_one(file, known.get(&file.path)))
+            .collect()
+    }
+
+    fn hashed_one(&self, found: &PayloadFile, known: Option<&Known>) -> Result<FileEntry, StoreError> {
+        let failed = |e| self.failed("read", &found.path, e);
+        let file = dir::open_payload(self.as_fd(), found.path.as_path()).map_err(failed)?;
+        let stamp = Stamp::of_file(&file).map_err(failed)?;
+        if let Some(known) = known.filter(|known| known.stamp == stamp) {
+            return Ok(known.entry.clone());
+        }
+        let shared = known.is_some_and(|known| known.shared && known.stamp.is_same_file(stamp));
+        if found.names > 1 && !shared {
+            // Another name of this file is outside our hands, and so are its bytes: take a copy of our own.
+            let parent = self.parent_of(&found.path)?;
+            durable::remove_file(parent.as_fd(), found.path.file_name()).map_err(failed)?;
+            return self.copy(file, &self.path().join(found.path.as_path()), &found.path);
+        }
+        durable::seal(file.as_fd()).map_err(|e| self.failed("make read-only", &found.path, e))?;
+        hash_one(
+            self.as_fd(),
+            self.path(),
+            found.path.clone(),
+            self.store.progress(),
+        )
+    }
+
+    /// Step 3, at its end.
+    fn write_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let path = self.path().join(MANIFEST_FILE);
+        let write = || {
+            let mut file = durable::create_file(self.as_fd(), MANIFEST_FILE)?;
+            file.write_all(&manifest.to_json()?)?;
+            durable::seal(file.as_fd())
+        };
+        write().map_err(|e| StoreError::io("write", &path, e))
+    }
+
+    /// Step 4: every file, then every directory from the innermost out.
+    fn sync_all(&self, payload: &Payload) -> Result<(), StoreError> {
+        for dir in &payload.dirs {
+            dir::open_payload_dir(self.as_fd(), dir.as_path())
+                .and_then(|dir| durable::open_up_dir(dir.as_fd()))
+                .map_err(|e| self.failed("set the mode of", dir, e))?;
+        }
+        let count = payload.files.len();
+        if count >= SYNCFS_FILES && payload.size_bytes() / count as u64 <= SYNCFS_MEAN_BYTES {
+            return durable::sync_file_system(self.as_fd())
+                .map_err(|e| StoreError::io("sync the file system of", self.path(), e));
+        }
+        let sync = |path: &Path| {
+            self.store.progress().advance(0)?;
+            durable::sync(dir::open_payload(self.as_fd(), path)?.as_fd())
+        };
+        let manifest = Path::new(MANIFEST_FILE);
+        let files: Vec<&Path> = payload
+            .files
+            .iter()
+            .map(|file| file.path.as_path())
+            .chain([manifest])
+            .collect();
+        let failed = |path: &Path, e| StoreError::io("sync", &self.path().join(path), e);
+        files
+            .par_iter()
+            .try_for_each(|path| sync(path).map_err(|e| failed(path, e)))?;
+        for dir in payload.dirs.iter().rev().map(PayloadPath::as_path) {
+            dir::open_payload_dir(self.as_fd(), dir)
+                .and_then(|opened| durable::sync(opened.as_fd()))
+                .map_err(|e| failed(dir, e))?;
+        }
+        durable::sync(self.as_fd()).map_err(|e| failed(Path::new(""), e))
+    }
+
+    /// Step 5: from the end of this the version exists.
+    fn make_it_exist(&mut self, first: bool) -> Result<(), StoreError> {
+        self.store
+            .progress()
+            .advance(0)
+            .map_err(|e| StoreError::io("publish", self.path(), e))?;
+        if first {
+            // The agent itself may be as new as its version.
+            let root = layout::open_root(self.store.root())?;
+            for (dir, path) in [
+                (self.agent.handle(), self.agent.path()),
+                (root.as_fd(), self.store.root()),
+            ] {
+                durable::sync(dir).map_err(|e| StoreError::io("sync", path, e))?;
+            }
+        }
+        let staging_name = self.version.staging_name();
+        let path = self.agent.version_path(&self.version, Place::Versions);
+        match durable::rename_new(self.versions.as_fd(), &staging_name, self.version.as_str()) {
+            Ok(()) => self.name = Some(self.version.to_string()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let (agent, version) = (self.agent().clone(), self.version.clone());
+                return Err(StoreError::VersionExists { agent, version });
+            }
+            Err(e) => return Err(StoreError::io("rename the staging to", &path, e)),
+        }
+        durable::sync(self.versions.as_fd()).map_err(|e| {
+            self.take_back();
+            StoreError::io("sync", &self.agent.path().join(VERSIONS_DIR), e)
+        })
+    }
+
+    /// Steps 6 and 7: the intent, then the pointer. From the end of this the version is current.
+    fn activate(&mut self, record: &Record) -> Result<(), StoreError> {
+        if let Err(e) = history::append(&self.agent, record).and_then(|()| self.point_current_here()) {
+            self.take_back();
+            // The next writer would do the same.
+            let _ = history::repair(&self.agent);
+            return Err(e);
+        }
+        // The pointer has moved and readers may follow it already: nothing is taken back from here.
+        self.name = None;
+        durable::sync_link(self.agent.handle()).map_err(|source| StoreError::NotConfirmed {
+            agent: self.agent().clone(),
+            version: self.version.clone(),
+            source,
+        })
+    }
+
+    fn point_current_here(&self) -> Result<(), StoreError> {
+        let temporary = format!("{TEMP_LINK_PREFIX}{}", std::process::id());
+        let target = format!("{VERSIONS_DIR}/{}", self.version);
+        let agent = self.agent.handle();
+        durable::make_link(&target, agent, &temporary)
+            .and_then(|()| {
+                durable::rename_over(agent, &temporary, CURRENT_LINK).inspect_err(|_| {
+                    let _ = durable::remove_file(agent, &temporary);
+                })
+            })
+            .map_err(|e| StoreError::io("move", &self.agent.path().join(CURRENT_LINK), e))
+    }
+
+    /// Makes the version a staging again, which goes away with this guard. No reader can have leased it: the staging's own
+    /// lock is still on the directory.
+    fn take_back(&mut self) {
+        let staging_name = self.version.staging_name();
+        // Should even this fail, a complete version stays, under a name that readers may know by now.
+        self.name = durable::rename_new(self.versions.as_fd(), self.version.as_str(), &staging_name)
+            .is_ok()
+            .then_some(staging_name);
+    }
+}

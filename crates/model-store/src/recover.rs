@@ -1,0 +1,46 @@
+//! Clearing what dead writers left. Runs at the start of every mutation, under the agent's lock.
+//!
+//! Anything that cannot be cleared is left for the next time: one stubborn leftover must not stop an agent's publishing.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::FileType;
+
+use crate::dir;
+use crate::durable;
+use crate::error::StoreError;
+use crate::history;
+use crate::layout::{AgentDir, TEMP_LINK_PREFIX, TRASH_DIR, has_prefix};
+use crate::lock::{AgentLock, try_flock};
+use crate::names::STAGING_SUFFIX;
+
+/// Clears the leftovers of an agent whose lock is held.
+pub(crate) fn clear_leftovers(agent: &AgentDir, _lock: &AgentLock) -> Result<(), StoreError> {
+    if let Some(versions) = agent.versions()? {
+        remove_dead(versions.as_fd(), |name| name.ends_with(STAGING_SUFFIX.as_bytes()));
+    }
+    if let Ok(Some(trash)) = dir::open_if_there(agent.handle(), TRASH_DIR) {
+        remove_dead(trash.as_fd(), |_| true);
+    }
+    // Only the lock's holder makes such links, and that is us.
+    for entry in dir::entries(agent.handle()).unwrap_or_default() {
+        if entry.kind == FileType::Symlink && has_prefix(&entry.name, TEMP_LINK_PREFIX) {
+            let _ = durable::remove_file(agent.handle(), &entry.name.to_string_lossy());
+        }
+    }
+    history::repair(agent)
+}
+
+/// Removes directories that nobody has a lock on: no writer stages there, no reader leases it.
+fn remove_dead(parent: std::os::fd::BorrowedFd<'_>, wanted: impl Fn(&[u8]) -> bool) {
+    for entry in dir::entries(parent).unwrap_or_default() {
+        if entry.kind != FileType::Directory || !wanted(entry.name.to_bytes()) {
+            continue;
+        }
+        if let Ok(opened) = dir::open_cstr(parent, &entry.name) {
+            if matches!(try_flock(opened.as_fd()), Ok(true)) {
+                let _ = durable::remove_tree(parent, &entry.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The store itself.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::FileType;
+
+use crate::dir::{self, LinkText};
+use crate::durable;
+use crate::error::StoreError;
+use crate::layout::{self, AgentDir, CURRENT_LINK, Place, Pointer, VERSIONS_DIR};
+use crate::lock::AgentLock;
+use crate::names::{AgentName, VersionName};
+use crate::near::near_names;
+use crate::progress::Progress;
+use crate::read::Current;
+use crate::recover;
+use crate::staging::Staging;
+
+/// The variable that names the store.
+pub const ROOT_VARIABLE: &str = "MODEL_STORE_ROOT";
+/// The store where the variable is not set.
+pub const DEFAULT_ROOT: &str = "/opt/justnews/models";
+/// How long a writer waits for another one before it says who that is.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a reader looks again when the version it was sent to has just been retired.
+const POINTER_ATTEMPTS: usize = 8;
+
+/// A model store: a directory of agents, each with its versions and the one that is current.
+///
+/// Cheap to clone; every call looks at the disk anew.
+#[derive(Clone, Debug)]
+pub struct ModelStore {
+    root: Arc<Path>,
+    lock_patience: Duration,
+    progress: Progress,
+}
+
+/// What a name at the top of the store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentEntry {
+    /// An agent.
+    Agent(AgentName),
+    /// A legacy alias: readers follow it, writers refuse it.
+    Alias {
+        /// The alias.
+        alias: AgentName,
+        /// The agent it leads to.
+        target: AgentName,
+    },
+}
+
+impl AgentEntry {
+    /// The agent's or alias's own name.
+    #[must_use]
+    pub fn name(&self) -> &AgentName {
+        match self {
+            Self::Agent(name) | Self::Alias { alias: name, .. } => name,
+        }
+    }
+}
+
+impl ModelStore {
+    /// Opens a store. Its root must be there: a typing error must not make a second, empty store.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let root = root.into();
+        layout::open_root(&root)?;
+        let root = root
+            .canonicalize()
+            .map_err(|e| StoreError::io("open", &root, e))?;
+        Ok(Self {
+            root: root.into(),
+            lock_patience: LOCK_PATIENCE,
+            progress: Progress::none(),
+        })
+    }
+
+    /// Opens a store, making its root (mode 2775, its parents too) where it is missing.
+    pub fn create(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let root = root.into();
+        durable::make_root(&root).map_err(|e| StoreError::io("make the store", &root, e))?;
+        Self::open(root)
+    }
+
+    /// Opens the store that [`root_from_env`](Self::root_from_env) names.
+    pub fn from_env() -> Result<Self, StoreError> {
+        Self::open(Self::root_from_env())
+    }
+
+    /// `MODEL_STORE_ROOT`, or [`DEFAULT_ROOT`] where that is unset or empty.
+    #[must_use]
+    pub fn root_from_env() -> PathBuf {
+        match std::env::var_os(ROOT_VARIABLE) {
+            Some(root) if !root.is_empty() => root.into(),
+            _ => DEFAULT_ROOT.into(),
+        }
+    }
+
+    /// How long a writer waits for another one; 30 seconds unless set.
+    #[must_use]
+    pub fn with_lock_patience(self, lock_patience: Duration) -> Self {
+        Self {
+            lock_patience,
+            ..self
+        }
+    }
+
+    /// Who is told about long work, and may stop it.
+    #[must_use]
+    pub fn with_progress(self, progress: Progress) -> Self {
+        Self { progress, ..self }
+    }
+
+    /// The canonical absolute path of the store.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Every agent and alias, sorted by name.
+    pub fn agents(&self) -> Result<Vec<AgentEntry>, StoreError> {
+        let root = layout::open_root(&self.root)?;
+        let entries = dir::entries(root.as_fd()).map_err(|e| StoreError::io("list", &self.root, e))?;
+        let mut agents = Vec::new();
+        for entry in entries {
+            let Some(name) = entry
+                .name
+                .to_str()
+                .ok()
+                .and_then(|name| AgentName::try_from(name).ok())
+            else {
+                continue;
+            };
+            match entry.kind {
+                FileType::Directory if self.is_agent(&name)? => agents.push(AgentEntry::Agent(name)),
+                FileType::Symlink => {
+                    if let Ok(Some(target)) = layout::alias_target(root.as_fd(), &self.root, &name) {
+                        agents.push(AgentEntry::Alias { alias: name, target });
+                    }
+                }
+                _ => {}
+            }
+        }
+        agents.sort_by(|a, b| a.name().cmp(b.name()));
+        Ok(agents)
+    }
+
+    /// A directory is an agent's once it has `versions/` or, in a legacy store, `current`.
+    fn is_agent(&self, name: &AgentName) -> Result<bool, StoreError> {
+        let Some(agent) = AgentDir::open(&self.root, name)? else {
+            return Ok(false);
+        };
+        let has = |entry| {
+            dir::exists(agent.handle(), entry).map_err(|e| StoreError::io("look into", agent.path(), e))
+        };
+        Ok(has(VERSIONS_DIR)? || has(CURRENT_LINK)?)
+    }
+
+    /// The published versions of an agent, in the order of their publication, then of their names. A version without a
+    /// time, such as a legacy one, comes first.
+    pub fn versions(&self, agent: &AgentName) -> Result<Vec<VersionName>, StoreError> {
+        let Some(agent_dir) = AgentDir::open(&self.root, agent)? else {
+            return Err(self.agent_not_found(agent));
+        };
+        let mut dated = Vec::new();
+        for pointer in agent_dir.published()? {
+            let handle = agent_dir.open_version(&pointer.version, pointer.place)?;
+            let path = agent_dir.version_path(&pointer.version, pointer.place);
+            let manifest = match handle {
+                Some(handle) => crate::read::read_manifest(handle.as_fd(), &path),
+                None => continue,
+            };
+            match manifest {
+                // No manifest: nobody published this. A legacy store may do without.
+                Ok(None) if pointer.place == Place::Versions => {}
+                // A damaged manifest is for `verify` to report; the version is still there.
+                Ok(None) | Err(_) => dated.push((None, pointer.version)),
+                Ok(Some(manifest)) => dated.push((manifest.created_at, pointer.version)),
+            }
+        }
+        dated.sort();
+        Ok(dated.into_iter().map(|(_, version)| version).collect())
+    }
+
+    /// The version that `current` points at; `None` where there is no such agent, or nothing is current.
+    ///
+    /// The link is read once and its directory opened; everything else goes through that handle.
+    pub fn get_current(&self, agent: &AgentName) -> Result<Option<Current>, StoreError> {
+        let Some(agent) = AgentDir::open(&self.root, agent)? else {
+            return Ok(None);
+        };
+        let Some(mut pointer) = agent.current()? else {
+            return Ok(None);
+        };
+        for _ in 0..POINTER_ATTEMPTS {
+            if let Some(current) = Current::open_at(&agent, &pointer)? {
+                return Ok(Some(current));
+            }
+            // Retired between the look and the opening? Then `current` has moved on.
+            match agent.current()? {
+                Some(moved) if moved != pointer => pointer = moved,
+                _ => break,
+            }
+        }
+        let what = format!(
+            "points at {}, which is not there; publish a version, or point it at another",
+            pointer.version
+        );
+        Err(StoreError::corrupt(&agent.path().join(CURRENT_LINK), what))
+    }
+
+    /// One published version; `None` where there is none.
+    pub fn get_version(
+        &self,
+        agent: &AgentName,
+        version: &VersionName,
+    ) -> Result<Option<Current>, StoreError> {
+        let Some(agent) = AgentDir::open(&self.root, agent)? else {
+            return Ok(None);
+        };
+        for place in [Place::Versions, Place::Legacy] {
+            if let Some(found) = Current::open_at(
+                &agent,
+                &Pointer {
+                    version: version.clone(),
+                    place,
+                },
+            )? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// As [`get_current`](Self::get_current), with an error that names what there is instead.
+    pub fn require_current(&self, agent: &AgentName) -> Result<Current, StoreError> {
+        if let Some(current) = self.get_current(agent)? {
+            return Ok(current);
+        }
+        let versions = self.versions(agent)?;
+        Err(StoreError::NothingCurrent {
+            agent: agent.clone(),
+            versions: versions.into_iter().map(String::from).collect(),
+        })
+    }
+
+    /// As [`get_version`](Self::get_version), with an error that names what there is instead.
+    pub fn require_version(&self, agent: &AgentName, version: &VersionName) -> Result<Current, StoreError> {
+        if let Some(found) = self.get_version(agent, version)? {
+            return Ok(found);
+        }
+        let versions = self.versions(agent)?;
+        Err(StoreError::VersionNotFound {
+            agent: agent.clone(),
+            version: version.clone(),
+            near: near_names(version.as_str(), versions.iter().map(VersionName::as_str)),
+        })
+    }
+
+    /// The error for an agent that is not there, with the names that look like it.
+    #[must_use]
+    pub fn agent_not_found(&self, agent: &AgentName) -> StoreError {
+        let there = self.agents().unwrap_or_default();
+        StoreError::AgentNotFound {
+            agent: agent.clone(),
+            root: self.root.to_path_buf(),
+            near: near_names(agent.as_str(), there.iter().map(|entry| entry.name().as_str())),
+        }
+    }
+
+    /// Begins a version: makes `<version>.tmp` and gives it to the caller.
+    pub fn stage_new(&self, agent: &AgentName, version: &VersionName) -> Result<Staging, StoreError> {
+        Staging::make(self, agent, version)
+    }
+
+    /// Makes a legacy alias, so that readers of an old name find the agent's new one. Done already is fine.
+    pub fn add_alias(&self, alias: &AgentName, target: &AgentName) -> Result<(), StoreError> {
+        let Some(canonical) = AgentDir::open(&self.root, target)? else {
+            return Err(self.agent_not_found(target));
+        };
+        let path = self.root.join(alias.as_str());
+        let failed = |action, e| StoreError::io(action, &path, e);
+        let root = layout::open_root(&self.root)?;
+        match dir::read_link(root.as_fd(), &layout::c_name(alias.as_str())) {
+            Ok(LinkText::Missing) => {}
+            Ok(LinkText::To(there)) if there == canonical.name().as_str() => return Ok(()),
+            Ok(_) => {
+                return Err(StoreError::corrupt(
+                    &path,
+                    "is there already and no alias of that agent; move it away first",
+                ));
+            }
+            Err(e) => return Err(failed("read", e)),
+        }
+        durable::make_link(canonical.name().as_str(), root.as_fd(), alias.as_str())
+            .and_then(|()| durable::sync_link(root.as_fd()))
+            .map_err(|e| failed("make the alias", e))
+    }
+
+    /// Locks an agent for a mutation and clears what dead writers left. `None` where the agent was removed meanwhile.
+    pub(crate) fn lock(&self, agent: &AgentDir) -> Result<Option<AgentLock>, StoreError> {
+        let Some(lock) = AgentLock::acquire(agent, self.lock_patience)? else {
+            return Ok(None);
+        };
+        recover::clear_leftovers(agent, &lock)?;
+        Ok(Some(lock))
+    }
+}

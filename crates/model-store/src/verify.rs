@@ -1,0 +1,315 @@
+//! Whether a version still is what was published.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::digest::{Digest, checksum_of_listing};
+use crate::error::StoreError;
+use crate::hash::hash_one;
+use crate::legacy;
+use crate::manifest::{FileEntry, Generation, LinkEntry, Manifest};
+use crate::names::{AgentName, PayloadPath, VersionName};
+use crate::payload::{Payload, PayloadProblem};
+use crate::read::{Current, read_manifest};
+use crate::store::ModelStore;
+use crate::transfer::Links;
+
+/// What a verification found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The canonical agent.
+    pub agent: AgentName,
+    /// The version.
+    pub version: VersionName,
+    /// Whether the checksum is one of the old Python helper, which covers names and bytes but depends on the order in which
+    /// the file system lists directories.
+    pub legacy: bool,
+    /// The checksum of the files as they are now.
+    pub checksum: Digest,
+    /// The checksum the manifest promises; `None` for a legacy version without a manifest.
+    pub expected_checksum: Option<Digest>,
+    /// How many files were read.
+    pub files_checked: usize,
+    /// How many bytes were read.
+    pub bytes: u64,
+    /// Everything that is not as published, in the order of paths.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Whether the version is exactly what was published.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+/// One difference between a version and its manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Finding {
+    /// The manifest lists a file that is not there.
+    Missing {
+        /// Which.
+        path: PayloadPath,
+    },
+    /// A file is there that the manifest does not list.
+    Unlisted {
+        /// Which.
+        path: PayloadPath,
+    },
+    /// A file has other bytes than were published.
+    Changed {
+        /// Which.
+        path: PayloadPath,
+        /// Its size when it was published.
+        expected_bytes: u64,
+        /// Its size now.
+        found_bytes: u64,
+    },
+    /// A file could not be read.
+    Unreadable {
+        /// Which.
+        path: PayloadPath,
+        /// What the system said.
+        why: String,
+    },
+    /// A symbolic link is not the one that was published.
+    LinkChanged {
+        /// Which.
+        path: PayloadPath,
+    },
+    /// Something that no version may contain.
+    Forbidden {
+        /// What, and why.
+        #[serde(flatten)]
+        problem: PayloadProblem,
+    },
+    /// The manifest contradicts itself or its place in the store.
+    Manifest {
+        /// How.
+        what: String,
+    },
+    /// The checksum differs.
+    Checksum {
+        /// As published.
+        expected: Digest,
+        /// Of the files as they are.
+        found: Digest,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { path } => write!(f, "{path} is missing"),
+            Self::Unlisted { path } => write!(f, "{path} is not in the manifest"),
+            Self::Changed {
+                path,
+                expected_bytes,
+                found_bytes,
+            } if expected_bytes == found_bytes => {
+                write!(f, "{path} has other bytes than were published")
+            }
+            Self::Changed {
+                path,
+                expected_bytes,
+                found_bytes,
+            } => {
+                write!(
+                    f,
+                    "{path} has {found_bytes} bytes, published were {expected_bytes}"
+                )
+            }
+            Self::Unreadable { path, why } => write!(f, "{path} could not be read: {why}"),
+            Self::LinkChanged { path } => write!(f, "{path} is not the symbolic link that was published"),
+            Self::Forbidden { problem } => problem.fmt(f),
+            Self::Manifest { what } => write!(f, "manifest.json {what}"),
+            Self::Checksum { expected, found } => {
+                write!(f, "the checksum is {found}, published was {expected}")
+            }
+        }
+    }
+}
+
+impl ModelStore {
+    /// Reads every file of a version and compares it with the manifest.
+    ///
+    /// Damage is not an error but a [`Finding`]. An error is a version that is not there, whose manifest cannot be read, or
+    /// is of a newer format.
+    pub fn verify(&self, agent: &AgentName, version: &VersionName) -> Result<Report, StoreError> {
+        let found = self.require_version(agent, version)?;
+        match found.manifest().generation() {
+            Generation::Current => self.verify_listed(&found),
+            Generation::Legacy => self.verify_legacy(&found),
+            Generation::Newer(format) => Err(StoreError::NewerFormat {
+                agent: found.agent().clone(),
+                version: found.version().clone(),
+                format,
+            }),
+        }
+    }
+
+    fn verify_listed(&self, found: &Current) -> Result<Report, StoreError> {
+        let manifest = found.manifest();
+        let payload = Payload::scan(found.handle(), Links::Keep)
+            .map_err(|e| StoreError::io("read", found.path(), e))?;
+        let read: Vec<_> = payload
+            .files
+            .into_par_iter()
+            .map(|file| {
+                let path = file.path.clone();
+                (
+                    path,
+                    hash_one(found.handle(), found.path(), file.path, self.progress()),
+                )
+            })
+            .collect();
+        let mut findings = Findings::default();
+        let mut entries = Vec::with_capacity(read.len());
+        for (path, hashed) in read {
+            match hashed {
+                Ok(entry) => entries.push(entry),
+                Err(StoreError::Io { source, .. }) => {
+                    findings.add(
+                        path.as_str(),
+                        Finding::Unreadable {
+                            path: path.clone(),
+                            why: source.to_string(),
+                        },
+                    );
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        findings.compare_place(found);
+        findings.compare_files(manifest, &entries);
+        findings.compare_links(&manifest.links, &payload.links);
+        for problem in payload.problems {
+            findings.add(problem.path().to_owned().as_str(), Finding::Forbidden { problem });
+        }
+        let checksum = checksum_of_listing(&entries);
+        findings.compare_checksum(manifest.checksum, checksum);
+        Ok(Report {
+            agent: found.agent().clone(),
+            version: found.version().clone(),
+            legacy: false,
+            checksum,
+            expected_checksum: Some(manifest.checksum),
+            files_checked: entries.len(),
+            bytes: entries.iter().map(|entry| entry.size).sum(),
+            findings: findings.sorted(),
+        })
+    }
+
+    fn verify_legacy(&self, found: &Current) -> Result<Report, StoreError> {
+        let tally = legacy::tally(found.handle(), found.path(), self.progress())?;
+        let published = read_manifest(found.handle(), found.path())?;
+        let mut findings = Findings::default();
+        match &published {
+            Some(manifest) => {
+                findings.compare_place(found);
+                findings.compare_checksum(manifest.checksum, tally.checksum);
+            }
+            None => findings.manifest("is missing, so there is nothing to compare with"),
+        }
+        Ok(Report {
+            agent: found.agent().clone(),
+            version: found.version().clone(),
+            legacy: true,
+            checksum: tally.checksum,
+            expected_checksum: published.map(|manifest| manifest.checksum),
+            files_checked: tally.files,
+            bytes: tally.bytes,
+            findings: findings.sorted(),
+        })
+    }
+}
+
+/// Findings by path; those about the whole version come last.
+#[derive(Default)]
+struct Findings {
+    by_path: BTreeMap<String, Finding>,
+    overall: Vec<Finding>,
+}
+
+impl Findings {
+    /// Notes what is wrong with a path, unless something is noted already.
+    fn add(&mut self, path: &str, finding: Finding) {
+        self.by_path.entry(path.to_owned()).or_insert(finding);
+    }
+
+    fn manifest(&mut self, what: impl Into<String>) {
+        self.overall.push(Finding::Manifest { what: what.into() });
+    }
+
+    fn compare_place(&mut self, found: &Current) {
+        let manifest = found.manifest();
+        if manifest.version != *found.version() {
+            self.manifest(format!("is of version {}", manifest.version));
+        }
+        if let Some(agent) = manifest.agent.as_ref().filter(|agent| *agent != found.agent()) {
+            self.manifest(format!("is of agent {agent}"));
+        }
+        if !manifest.files.is_empty() && checksum_of_listing(&manifest.files) != manifest.checksum {
+            self.manifest("has a checksum that its own list of files does not add up to");
+        }
+    }
+
+    fn compare_files(&mut self, manifest: &Manifest, found: &[FileEntry]) {
+        let there: BTreeMap<_, _> = found.iter().map(|entry| (&entry.path, entry)).collect();
+        for entry in &manifest.files {
+            let path = entry.path.clone();
+            match there.get(&path) {
+                None => self.add(entry.path.as_str(), Finding::Missing { path }),
+                Some(now) if *now != entry => {
+                    let (expected_bytes, found_bytes) = (entry.size, now.size);
+                    self.add(
+                        entry.path.as_str(),
+                        Finding::Changed {
+                            path,
+                            expected_bytes,
+                            found_bytes,
+                        },
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+        for entry in found.iter().filter(|entry| manifest.file(&entry.path).is_none()) {
+            self.add(
+                entry.path.as_str(),
+                Finding::Unlisted {
+                    path: entry.path.clone(),
+                },
+            );
+        }
+    }
+
+    fn compare_links(&mut self, published: &[LinkEntry], found: &[LinkEntry]) {
+        let missing = published.iter().filter(|link| !found.contains(link));
+        let new = found.iter().filter(|link| !published.contains(link));
+        for link in missing.chain(new) {
+            self.add(
+                link.path.as_str(),
+                Finding::LinkChanged {
+                    path: link.path.clone(),
+                },
+            );
+        }
+    }
+
+    fn compare_checksum(&mut self, expected: Digest, found: Digest) {
+        if expected != found {
+            self.overall.push(Finding::Checksum { expected, found });
+        }
+    }
+
+    fn sorted(self) -> Vec<Finding> {
+        self.by_path.into_values().chain(self.overall).collect()
+    }
+}
