@@ -1,6 +1,6 @@
 //! Bidirectional multi-head attention and the mask that goes with it.
 
-use crate::graph::{Attribute, Graph, Value};
+use crate::graph::{Attribute, Graph, Value, dim};
 use crate::{DataType, ExportError, Lowering};
 
 /// Added to the score of a padded position.
@@ -23,30 +23,43 @@ pub(crate) struct Heads {
 impl Graph<'_> {
     /// The value [batch, sequence] of the running input, as a list of two integers.
     pub(crate) fn batch_and_sequence(&mut self) -> Result<Value, ExportError> {
-        let ids = Value { name: INPUT_IDS.to_owned(), dtype: DataType::I64 };
-        self.once("shape", |graph| Ok(graph.node("Shape", &[&ids], Vec::new(), DataType::I64)))
+        let ids = Value {
+            name: INPUT_IDS.to_owned(),
+            dtype: DataType::I64,
+        };
+        self.once("shape", |graph| {
+            Ok(graph.node("Shape", &[&ids], Vec::new(), DataType::I64))
+        })
     }
 
     /// [batch, sequence, heads, size]
     fn split_shape(&mut self, heads: Heads) -> Result<Value, ExportError> {
         let shape = self.batch_and_sequence()?;
         self.once("shape:heads", |graph| {
-            let rest = graph.integers(&[heads.count as i64, heads.size as i64]);
+            let rest = graph.integers(&[dim(heads.count), dim(heads.size)]);
             Ok(graph.concat(&[&shape, &rest]))
         })
     }
 
     /// `attention_mask` as `dtype`, [batch, sequence] with 1 for a token and 0 for padding.
     pub(crate) fn mask(&mut self, dtype: DataType) -> Result<Value, ExportError> {
-        let mask = Value { name: ATTENTION_MASK.to_owned(), dtype: DataType::I64 };
-        self.once(&format!("mask:{}", dtype.onnx()), |graph| Ok(graph.cast(&mask, dtype)))
+        let mask = Value {
+            name: ATTENTION_MASK.to_owned(),
+            dtype: DataType::I64,
+        };
+        self.once(&format!("mask:{}", dtype.onnx()), |graph| {
+            Ok(graph.cast(&mask, dtype))
+        })
     }
 
     /// What is added to the scores, as `dtype`: [batch, 1, 1, sequence], 0 for a token.
     fn score_mask(&mut self, dtype: DataType) -> Result<Value, ExportError> {
         let mask = self.mask(DataType::F32)?;
         self.once(&format!("mask:scores:{}", dtype.onnx()), |graph| {
-            let (one, masked) = (graph.scalar(1.0, DataType::F32), graph.scalar(MASKED_SCORE, DataType::F32));
+            let (one, masked) = (
+                graph.scalar(1.0, DataType::F32),
+                graph.scalar(MASKED_SCORE, DataType::F32),
+            );
             let padding = graph.arithmetic("Sub", &one, &mask);
             let scores = graph.arithmetic("Mul", &padding, &masked);
             let scores = graph.unsqueeze(&scores, &[1, 2]);
@@ -83,7 +96,12 @@ impl Graph<'_> {
         let context = if fused {
             let [q, k, v] = [q, k, v].map(|x| split(self, x, [0, 2, 1, 3]));
             let mask = self.square_score_mask(dtype)?;
-            self.node("Attention", &[&q, &k, &v, &mask], vec![Attribute::Float("scale", scale)], dtype)
+            self.node(
+                "Attention",
+                &[&q, &k, &v, &mask],
+                vec![Attribute::Float("scale", scale)],
+                dtype,
+            )
         } else {
             let q = split(self, q, [0, 2, 1, 3]);
             let k = split(self, k, [0, 2, 3, 1]);
@@ -95,11 +113,16 @@ impl Graph<'_> {
             let scores = self.cast(&scores, DataType::F32);
             let mask = self.score_mask(DataType::F32)?;
             let scores = self.arithmetic("Add", &scores, &mask);
-            let weights = self.node("Softmax", &[&scores], vec![Attribute::Int("axis", -1)], DataType::F32);
+            let weights = self.node(
+                "Softmax",
+                &[&scores],
+                vec![Attribute::Int("axis", -1)],
+                DataType::F32,
+            );
             let weights = self.cast(&weights, dtype);
             self.node("MatMul", &[&weights, &v], Vec::new(), dtype)
         };
         let context = self.transpose(&context, &[0, 2, 1, 3]);
-        Ok(self.reshape(&context, &[-1, (heads.count * heads.size) as i64]))
+        Ok(self.reshape(&context, &[-1, dim(heads.count * heads.size)]))
     }
 }

@@ -121,7 +121,9 @@ impl ExportError {
 fn no_weights(folder: &std::path::Path, pickles: &[String]) -> String {
     let folder = folder.display();
     if pickles.is_empty() {
-        return format!("{folder} holds no *.safetensors weights; fetch the model with its model.safetensors");
+        return format!(
+            "{folder} holds no *.safetensors weights; fetch the model with its model.safetensors"
+        );
     }
     format!(
         "{folder} holds weights only as {}, a pickle, which can run code when it is opened and is never read here; \

@@ -59,7 +59,13 @@ impl ExportOptions {
     /// The options for `head` in `precision`, written for TensorRT, with nothing kept in fp32.
     #[must_use]
     pub fn new(head: Head, precision: Precision) -> Self {
-        Self { head, precision, lowering: Lowering::TensorRt, keep_fp32: Vec::new(), bf16: Bf16::Native }
+        Self {
+            head,
+            precision,
+            lowering: Lowering::TensorRt,
+            keep_fp32: Vec::new(),
+            bf16: Bf16::Native,
+        }
     }
 
     /// Whether a pattern of `keep_fp32` names `module`, or the module from one of its dots on.
@@ -127,9 +133,13 @@ pub struct TensorDescription {
 impl From<&ValueInfoProto> for TensorDescription {
     fn from(value: &ValueInfoProto) -> Self {
         let tensor = value.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
-        let dims = tensor.and_then(|tensor| tensor.shape.as_ref()).map_or(&[][..], |shape| &shape.dim);
+        let dims = tensor
+            .and_then(|tensor| tensor.shape.as_ref())
+            .map_or(&[][..], |shape| &shape.dim);
         let word = |dim: &crate::proto::DimensionProto| {
-            dim.dim_param.clone().unwrap_or_else(|| dim.dim_value.unwrap_or_default().to_string())
+            dim.dim_param
+                .clone()
+                .unwrap_or_else(|| dim.dim_value.unwrap_or_default().to_string())
         };
         Self {
             name: value.name.clone().unwrap_or_default(),

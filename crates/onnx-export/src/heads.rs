@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{Attribute, Dim, Graph, Value};
+use crate::graph::{Attribute, Dim, Graph, Value, dim};
 use crate::{DataType, ExportError};
 
 /// What a graph gives.
@@ -32,7 +32,7 @@ impl Head {
 /// How token vectors become one vector a sentence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentenceHead {
-    /// The pooling modes; several are concatenated in the order cls, max, mean, mean_sqrt_len, weighted mean, last token.
+    /// The pooling modes; several are concatenated in the order cls, max, mean, mean over root of length, weighted mean, last token.
     pub pooling: Vec<Pooling>,
     /// Whether the result is divided by its Euclidean length (at least 1e-12).
     pub normalize: bool,
@@ -66,7 +66,7 @@ const LEAST_LENGTH: f32 = 1e-12;
 /// Hidden states [tokens, hidden] as [batch, sequence, hidden] in fp32.
 fn by_sentence(graph: &mut Graph<'_>, hidden: &Value, size: usize) -> Result<Value, ExportError> {
     let shape = graph.batch_and_sequence()?;
-    let size = graph.integers(&[size as i64]);
+    let size = graph.integers(&[dim(size)]);
     let shape = graph.concat(&[&shape, &size]);
     let hidden = graph.reshape_to(hidden, &shape);
     Ok(graph.cast(&hidden, DataType::F32))
@@ -155,7 +155,11 @@ fn pool(graph: &mut Graph<'_>, states: &Value, mask: &Value, mode: Pooling) -> R
         Pooling::Mean | Pooling::MeanSqrtLen => {
             let (sum, count) = weighted(graph, mask);
             let count = graph.at_least(&count, LEAST_COUNT);
-            let divisor = if mode == Pooling::Mean { count } else { graph.unary("Sqrt", &count) };
+            let divisor = if mode == Pooling::Mean {
+                count
+            } else {
+                graph.unary("Sqrt", &count)
+            };
             graph.arithmetic("Div", &sum, &divisor)
         }
         Pooling::WeightedMean => {

@@ -1,14 +1,43 @@
-//! ONNX to a checked TensorRT engine to a published version.
+//! From a model folder to a checked TensorRT engine in a published version.
+//!
+//! [`run`] takes a [`Job`] through the whole row: the model's files come into the staging of a new version, the graph is
+//! exported beside them, ONNX Runtime runs it on real text, the [`gate`] compares what it gives with the fp32
+//! reference, TensorRT-RTX compiles it in a child process, and the version is published in one atomic step. Whatever
+//! fails on the way leaves the store as it was.
+//!
+//! Limits: the plan itself is not run here, because that needs a GPU; what is checked is the graph it is compiled from,
+//! in the same precision. The native libraries are opened at run time, from the places that [`Runtimes`] searches.
+//! Without the feature `tensorrt` everything but the plan works.
 
 pub mod engine;
+mod error;
+mod evidence;
+pub mod gate;
+mod human;
 mod interrupt;
+mod job;
 mod native;
+mod observer;
+pub mod payload;
 mod profile;
+mod run;
 mod runtimes;
-mod target;
+pub mod session;
+pub mod target;
+pub mod texts;
 
+pub use error::CompileError;
+pub use evidence::{EngineDescription, Evidence, Provenance};
+pub use gate::Thresholds;
+pub use human::{default_version, human_bytes, now};
 pub use interrupt::{Interrupt, Interrupted};
+pub use job::{EngineWish, Job, ModelSource, Plan, plan};
 pub use native::{onnxruntime_version, tensorrt_version};
+pub use observer::{Observer, Step};
 pub use profile::{Profile, Span};
-pub use runtimes::{MissingRuntime, RtxLibraries, Runtimes};
+pub use run::{Outcome, run};
+pub use runtimes::{
+    DEFAULT_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, RUNTIMES_VARIABLE, RtxLibraries, Runtimes,
+    TENSORRT_RTX_VARIABLE,
+};
 pub use target::Target;

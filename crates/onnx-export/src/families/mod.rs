@@ -5,9 +5,9 @@
 mod bert;
 mod roberta;
 
+use crate::ExportError;
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Graph, Value};
-use crate::ExportError;
 
 /// The families there are, in the words of `model_type`.
 pub const SUPPORTED: &[&str] = &["bert", "roberta", "xlm-roberta", "camembert"];

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use host::check_memory;
 pub use host::{BuildOptions, EngineError, build};
 #[cfg(feature = "tensorrt")]
 pub use worker::worker_main;
@@ -61,7 +62,10 @@ impl InputShape {
     /// An input of shape [batch, sequence].
     #[must_use]
     pub fn new(name: impl Into<String>, profile: &Profile) -> Self {
-        Self { name: name.into(), dims: vec![profile.batch, profile.sequence] }
+        Self {
+            name: name.into(),
+            dims: vec![profile.batch, profile.sequence],
+        }
     }
 }
 

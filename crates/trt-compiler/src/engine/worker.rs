@@ -41,7 +41,9 @@ pub fn worker_main() -> ExitCode {
     if rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
         return ExitCode::FAILURE;
     }
-    let Ok(channel) = take_over_stdout() else { return ExitCode::FAILURE };
+    let Ok(channel) = take_over_stdout() else {
+        return ExitCode::FAILURE;
+    };
     let outcome = read_request().and_then(|request| build(&request, &channel));
     match outcome {
         Ok(facts) => {
@@ -49,7 +51,10 @@ pub fn worker_main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            channel.send(&WorkerMessage::Failed { stage: failure.stage.to_owned(), reason: failure.reason });
+            channel.send(&WorkerMessage::Failed {
+                stage: failure.stage.to_owned(),
+                reason: failure.reason,
+            });
             ExitCode::FAILURE
         }
     }
@@ -67,7 +72,10 @@ trait At<T> {
 
 impl<T, E: std::fmt::Display> At<T> for Result<T, E> {
     fn at(self, stage: &'static str) -> Result<T, Failure> {
-        self.map_err(|error| Failure { stage, reason: error.to_string() })
+        self.map_err(|error| Failure {
+            stage,
+            reason: error.to_string(),
+        })
     }
 }
 
@@ -95,7 +103,11 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
 
     let start = Instant::now();
     let mut parser = OnnxParser::new(network, &logger).at("create the parser")?;
-    let path = request.onnx.to_str().ok_or("the path of the graph is not UTF-8").at("parse the graph")?;
+    let path = request
+        .onnx
+        .to_str()
+        .ok_or("the path of the graph is not UTF-8")
+        .at("parse the graph")?;
     parser.parse_from_file(path, 0).at("parse the graph")?;
     let parse_seconds = start.elapsed().as_secs_f64();
 
@@ -105,10 +117,14 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
         Tf32::Allowed => config.set_flag(BuilderFlag::kTF32),
         Tf32::Forbidden => config.clear_flag(BuilderFlag::kTF32),
     }
-    config.set_progress_monitor(Box::new(Monitor::new(channel.clone()))).at("watch the build")?;
+    config
+        .set_progress_monitor(Box::new(Monitor::new(channel.clone())))
+        .at("watch the build")?;
 
     let start = Instant::now();
-    let plan = builder.build_serialized_network(parser.network_mut(), &mut config).at("build the engine")?;
+    let plan = builder
+        .build_serialized_network(parser.network_mut(), &mut config)
+        .at("build the engine")?;
     let build_seconds = start.elapsed().as_secs_f64();
     write_plan(&request.plan, &plan).at("write the plan")?;
     Ok(EngineFacts {
@@ -128,19 +144,32 @@ fn add_profile(
 ) -> Result<(), Failure> {
     let stage = "set the profile";
     let mut profile = builder.creata_optimization_profile().at(stage)?;
-    let pick: [(OptProfileSelector, fn(&Span) -> u32); 3] = [
-        (OptProfileSelector::kMIN, |span| span.min),
-        (OptProfileSelector::kOPT, |span| span.opt),
-        (OptProfileSelector::kMAX, |span| span.max),
-    ];
     for input in &request.inputs {
-        for (selector, size) in &pick {
-            let dims: Vec<i64> = input.dims.iter().map(|span| i64::from(size(span))).collect();
-            profile.set_dimensions(&input.name, selector.clone(), &Dims64::from_slice(&dims)).at(stage)?;
+        for selector in [
+            OptProfileSelector::kMIN,
+            OptProfileSelector::kOPT,
+            OptProfileSelector::kMAX,
+        ] {
+            let dims: Vec<i64> = input
+                .dims
+                .iter()
+                .map(|span| i64::from(size(span, selector)))
+                .collect();
+            profile
+                .set_dimensions(&input.name, selector, &Dims64::from_slice(&dims))
+                .at(stage)?;
         }
     }
     config.add_optimization_profile(&mut profile).at(stage)?;
     Ok(())
+}
+
+fn size(span: &Span, selector: OptProfileSelector) -> u32 {
+    match selector {
+        OptProfileSelector::kMIN => span.min,
+        OptProfileSelector::kOPT => span.opt,
+        OptProfileSelector::kMAX => span.max,
+    }
 }
 
 fn set_targets(config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Result<(), Failure> {
@@ -155,7 +184,12 @@ fn set_targets(config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Resul
             89 => ComputeCapability::kSM89,
             120 => ComputeCapability::kSM120,
             121 => ComputeCapability::kSM121,
-            other => return Err(Failure { stage, reason: format!("SM {other} is unknown") }),
+            other => {
+                return Err(Failure {
+                    stage,
+                    reason: format!("SM {other} is unknown"),
+                });
+            }
         };
         config.set_compute_capability(capability, index).at(stage)?;
     }
@@ -185,7 +219,10 @@ impl LogHandler for Reporter {
     fn log(&self, severity: Severity, message: &str) {
         if severity <= Severity::Warning {
             let error = severity <= Severity::Error;
-            self.0.send(&WorkerMessage::Log { error, text: message.trim().to_owned() });
+            self.0.send(&WorkerMessage::Log {
+                error,
+                text: message.trim().to_owned(),
+            });
         }
     }
 }
@@ -198,7 +235,10 @@ struct Monitor {
 
 impl Monitor {
     fn new(channel: Channel) -> Self {
-        Self { channel, phases: Mutex::new(Vec::new()) }
+        Self {
+            channel,
+            phases: Mutex::new(Vec::new()),
+        }
     }
 }
 
@@ -207,15 +247,27 @@ impl MonitorProgress for Monitor {
         if let Ok(mut phases) = self.phases.lock() {
             phases.push((phase.to_owned(), steps));
         }
-        self.channel.send(&WorkerMessage::Progress { phase: phase.to_owned(), step: 0, steps });
+        self.channel.send(&WorkerMessage::Progress {
+            phase: phase.to_owned(),
+            step: 0,
+            steps,
+        });
     }
 
     fn step_complete(&self, phase: &str, step: i32) -> ControlFlow<()> {
         let steps = self.phases.lock().ok().and_then(|phases| {
-            phases.iter().rev().find(|(name, _)| name == phase).map(|(_, steps)| *steps)
+            phases
+                .iter()
+                .rev()
+                .find(|(name, _)| name == phase)
+                .map(|(_, steps)| *steps)
         });
         let steps = steps.unwrap_or_default();
-        self.channel.send(&WorkerMessage::Progress { phase: phase.to_owned(), step: step + 1, steps });
+        self.channel.send(&WorkerMessage::Progress {
+            phase: phase.to_owned(),
+            step: step + 1,
+            steps,
+        });
         ControlFlow::Continue(())
     }
 

@@ -1,0 +1,140 @@
+//! `build-engine --agent …`: the main job.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use model_store::{Activation, ModelStore, exit};
+use onnx_export::Precision;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use trt_compiler::engine::BuildOptions;
+use trt_compiler::{EngineWish, Interrupt, Job, Runtimes, Target, Thresholds, default_version, now, texts};
+
+use crate::cli::BuildArgs;
+use crate::failure::Failure;
+use crate::{show, source};
+
+pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode, Failure> {
+    let interrupt = listen()?;
+    let job = job(args)?;
+    let mut out = anstream::stdout();
+    if args.dry_run {
+        let plan = trt_compiler::plan(&job)?;
+        let text = if args.json {
+            to_json(&plan)?
+        } else {
+            show::plan(&plan, job.engine == EngineWish::Build)
+        };
+        writeln!(out, "{text}").map_err(Failure::output)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if job.engine == EngineWish::Skip && !args.no_engine {
+        anstream::eprintln!(
+            "note: built without the feature `tensorrt`: the version will hold a checked graph and no engine"
+        );
+    }
+    let report = show::Report::new(args.json);
+    let outcome = trt_compiler::run(&job, &report, &interrupt)?;
+    drop(report);
+    let text = if args.json {
+        to_json(&outcome)?
+    } else {
+        show::summary(&outcome)
+    };
+    writeln!(out, "{text}").map_err(Failure::output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first Ctrl-C asks the run to stop and clean up; a second one ends the process on the spot, and the next writer
+/// clears what it leaves.
+fn listen() -> Result<Interrupt, Failure> {
+    let interrupt = Interrupt::default();
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, exit::INTERRUPTED.into(), interrupt.flag())
+            .and_then(|_| signal_hook::flag::register(signal, interrupt.flag()))
+            .map_err(|error| Failure::new(exit::FAILURE, error))?;
+    }
+    Ok(interrupt)
+}
+
+fn job(args: &BuildArgs) -> Result<Job, Failure> {
+    let Some(agent) = args.agent.clone() else {
+        return Err(Failure::message(
+            exit::USAGE,
+            "an agent is needed: --agent AGENT".to_owned(),
+        ));
+    };
+    let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
+    // A first publish makes the store. A dry run does not: it needs one to read only if it names no source.
+    let named = args.source.is_some() || args.model_id.is_some();
+    let store = if named && !args.dry_run {
+        ModelStore::create(root)?
+    } else {
+        ModelStore::open(root)?
+    };
+    let source = source::resolve(args, &agent, &store)?;
+    let texts = match &args.texts {
+        None => texts::built_in(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Failure::new(exit::NOT_FOUND, error).context(format!("cannot read {}", path.display()))
+            })?;
+            texts::from_lines(&text)
+        }
+    };
+    let mut targets = if args.target.is_empty() {
+        Target::DEFAULT.to_vec()
+    } else {
+        args.target.clone()
+    };
+    targets.sort_unstable();
+    targets.dedup();
+    let build = BuildOptions::this_program().map_err(|error| Failure::new(exit::FAILURE, error))?;
+    let version = match &args.output_version {
+        Some(version) => version.clone(),
+        None => default_version(now(), args.precision)
+            .parse()
+            .map_err(|error: model_store::NameError| Failure::new(exit::USAGE, error))?,
+    };
+    Ok(Job {
+        agent,
+        store,
+        version,
+        source,
+        precision: args.precision,
+        keep_fp32: args.keep_fp32.clone(),
+        profile: args.profile,
+        targets,
+        engine: if args.no_engine || !cfg!(feature = "tensorrt") {
+            EngineWish::Skip
+        } else {
+            EngineWish::Build
+        },
+        reference: args.reference.clone(),
+        texts,
+        thresholds: thresholds(args, args.precision),
+        activation: if args.no_activate {
+            Activation::Keep
+        } else {
+            Activation::Activate
+        },
+        runtimes: Runtimes::from_env(),
+        build: BuildOptions {
+            timeout: args.build_timeout,
+            ..build
+        },
+    })
+}
+
+/// The table's thresholds with what the command line says otherwise.
+fn thresholds(args: &BuildArgs, precision: Precision) -> Option<Thresholds> {
+    let table = Thresholds::of(precision);
+    (args.max_abs.is_some() || args.min_cosine.is_some()).then(|| Thresholds {
+        max_abs: args.max_abs.unwrap_or(table.max_abs),
+        min_cosine: args.min_cosine.unwrap_or(table.min_cosine),
+        ..table
+    })
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value).map_err(|error| Failure::new(exit::FAILURE, error))
+}

@@ -1,0 +1,190 @@
+//! The command line.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use model_store::{AgentName, VersionName};
+use onnx_export::{Pattern, Precision};
+use trt_compiler::{Profile, Target};
+
+use crate::failure::Failure;
+
+const EXAMPLES: &str = "\
+Examples:
+  build-engine --agent analyst --precision fp16
+      rebuild what the agent runs now, in fp16
+  build-engine --agent memory --source ./all-MiniLM-L6-v2 --precision fp16
+      from a folder with config.json, tokenizer.json and *.safetensors
+  build-engine --agent analyst --model-id org/name --revision main --output-version v2025-10-28
+      from the local Hub cache
+  build-engine --agent memory --profile 1,8,64x1,128,256 --target 89,120 --dry-run
+      say what would be done
+  build-engine doctor
+      say what this host has and what it lacks
+
+Exit codes:
+  0 published   1 failure   2 usage   3 not found   4 corrupt   5 busy   6 refused (gate, existing version)
+  7 environment (a runtime, memory, space or permission is missing)   130 stopped
+
+Nothing is published unless every step succeeds; what was current stays current.";
+
+/// Turn a model into a checked TensorRT engine and publish it in the model store
+///
+/// Exports the model to ONNX without copying its weights, runs the graph on real text beside a reference, compiles it
+/// with TensorRT-RTX (no GPU needed), and publishes model, graph, engine and evidence as one version.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) build: BuildArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Say which runtimes, GPU and store this host has, and how to get what is missing
+    Doctor(DoctorArgs),
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The model store [default: `MODEL_STORE_ROOT`, else /opt/justnews/models]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
+pub(crate) struct BuildArgs {
+    /// Whose model it is
+    #[arg(long, value_name = "AGENT", required = true)]
+    pub(crate) agent: Option<AgentName>,
+
+    /// What weights and matrix products are computed in
+    #[arg(long, value_name = "PRECISION", default_value = "fp16", value_parser = parse_precision)]
+    pub(crate) precision: Precision,
+
+    /// Name of the new version [default: vYYYYMMDD-HHMMSS-PRECISION, in UTC]
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) output_version: Option<VersionName>,
+
+    /// Take the model from the local Hub cache: ORGANISATION/NAME (downloading is not built in yet)
+    #[arg(long, value_name = "ID", help_heading = "Source", conflicts_with = "source")]
+    pub(crate) model_id: Option<String>,
+
+    /// Branch, tag or commit of the model
+    #[arg(
+        long,
+        value_name = "REVISION",
+        help_heading = "Source",
+        default_value = "main"
+    )]
+    pub(crate) revision: String,
+
+    /// Take the model from a folder [default: the agent's current version, else its entry in the agent map]
+    #[arg(long, value_name = "DIR", help_heading = "Source")]
+    pub(crate) source: Option<PathBuf>,
+
+    /// The model store [default: `MODEL_STORE_ROOT`, else /opt/justnews/models]
+    #[arg(long, value_name = "DIR", help_heading = "Publish")]
+    pub(crate) store: Option<PathBuf>,
+
+    /// Publish the version, but leave `current` where it is
+    #[arg(long, help_heading = "Publish")]
+    pub(crate) no_activate: bool,
+
+    /// Sizes the engine takes: MIN,OPT,MAX sentences x MIN,OPT,MAX tokens [default: 1,8,64x1,128,512]
+    #[arg(long, value_name = "BATCHxSEQ", help_heading = "Engine")]
+    pub(crate) profile: Option<Profile>,
+
+    /// GPU generations the engine runs on: 75, 80, 86, 89, 120, 121 [default: 80,86,89,120,121]
+    #[arg(long, value_name = "SM,…", value_delimiter = ',', help_heading = "Engine")]
+    pub(crate) target: Vec<Target>,
+
+    /// Publish the model and its checked graph without an engine
+    #[arg(long, help_heading = "Engine")]
+    pub(crate) no_engine: bool,
+
+    /// Keep these modules in fp32, by name with `*`: 'layer.1.attention.*' (may be repeated)
+    #[arg(long, value_name = "PATTERN", help_heading = "Engine", value_parser = parse_pattern)]
+    pub(crate) keep_fp32: Vec<Pattern>,
+
+    /// Stop the engine builder after so many seconds
+    #[arg(long, value_name = "SECONDS", help_heading = "Engine", default_value = "14400", value_parser = parse_seconds)]
+    pub(crate) build_timeout: Duration,
+
+    /// Compare with the model in another folder instead of the model itself
+    #[arg(long, value_name = "DIR", help_heading = "Gate")]
+    pub(crate) reference: Option<PathBuf>,
+
+    /// Check on these texts, one a line, instead of the built-in 64
+    #[arg(long, value_name = "FILE", help_heading = "Gate")]
+    pub(crate) texts: Option<PathBuf>,
+
+    /// Allow this largest difference, as a share of the largest reference value [default: by precision]
+    #[arg(long, value_name = "X", help_heading = "Gate")]
+    pub(crate) max_abs: Option<f64>,
+
+    /// Ask for at least this cosine between an output and its reference [default: by precision]
+    #[arg(long, value_name = "X", help_heading = "Gate")]
+    pub(crate) min_cosine: Option<f64>,
+
+    /// Say what would be done, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Print one JSON object instead of the report
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn parse_precision(word: &str) -> Result<Precision, String> {
+    match word {
+        "int8" | "fp8" | "int4" => Err(format!(
+            "{word} needs calibration, which is not built in yet; one of fp32, tf32, fp16, bf16"
+        )),
+        _ => word.parse(),
+    }
+}
+
+fn parse_pattern(text: &str) -> Result<Pattern, String> {
+    Pattern::new(text).map_err(|error| error.to_string())
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(0) | Err(_) => Err(format!("{text:?} is no number of seconds")),
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+    }
+}
+
+/// Prints the completions of this command.
+pub(crate) fn completions(shell: Shell) -> Result<ExitCode, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "build-engine", &mut script);
+    io::Write::write_all(&mut io::stdout(), &script).map_err(Failure::output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,90 @@
+//! How this command ends when it does not succeed.
+
+use std::io;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use model_store::exit;
+
+/// An error and the exit code it ends with.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: anyhow::Error,
+    code: u8,
+}
+
+impl Failure {
+    /// `error`, ending with `code`.
+    pub(crate) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            error: error.into(),
+            code,
+        }
+    }
+
+    /// A sentence, ending with `code`.
+    pub(crate) fn message(code: u8, sentence: String) -> Self {
+        Self {
+            error: anyhow::Error::msg(sentence),
+            code,
+        }
+    }
+
+    /// The same failure, said to have happened while doing `what`.
+    pub(crate) fn context(self, what: String) -> Self {
+        Self {
+            error: self.error.context(what),
+            ..self
+        }
+    }
+
+    /// Standard output could not be written. A reader that has seen enough is no failure.
+    pub(crate) fn output(error: io::Error) -> Self {
+        let code = if error.kind() == io::ErrorKind::BrokenPipe {
+            exit::OK
+        } else {
+            exit::FAILURE
+        };
+        Self::new(code, error)
+    }
+
+    /// Prints the error and its causes, each once, and gives the exit code.
+    pub(crate) fn report(self) -> ExitCode {
+        if self.code == exit::OK {
+            return ExitCode::SUCCESS;
+        }
+        let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
+        if self.code == exit::INTERRUPTED {
+            anstream::eprintln!("{}", self.error);
+        } else {
+            let mut text = self.error.to_string();
+            for cause in self.error.chain().skip(1) {
+                let cause = cause.to_string();
+                // Some libraries repeat their cause in their own words.
+                if !text.contains(&cause) {
+                    text = format!("{text}: {cause}");
+                }
+            }
+            anstream::eprintln!("{red}error:{red:#} {text}");
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<trt_compiler::CompileError> for Failure {
+    fn from(error: trt_compiler::CompileError) -> Self {
+        Self::new(error.exit_code(), error)
+    }
+}
+
+impl From<model_store::StoreError> for Failure {
+    fn from(error: model_store::StoreError) -> Self {
+        Self::new(error.exit_code(), error)
+    }
+}
+
+impl From<model_loader::LoadError> for Failure {
+    fn from(error: model_loader::LoadError) -> Self {
+        Self::new(error.exit_code(), error)
+    }
+}

@@ -1,0 +1,219 @@
+//! What a person sees: a line for each step, and a summary at the end.
+
+use std::cell::RefCell;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use indicatif::{ProgressBar, ProgressStyle};
+use trt_compiler::{Observer, Outcome, Plan, Provenance, Step, human_bytes};
+
+/// Green: a step that went well.
+pub(crate) const GOOD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
+/// Red: something to act on.
+pub(crate) const BAD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
+/// Dim: what one may skip.
+pub(crate) const QUIET: Style = Style::new().dimmed();
+
+/// Prints a line for each finished step, and on a terminal shows the running one.
+pub(crate) struct Report {
+    /// With `--json` the standard output belongs to the object.
+    json: bool,
+    running: RefCell<Option<ProgressBar>>,
+}
+
+impl Report {
+    pub(crate) fn new(json: bool) -> Self {
+        Self {
+            json,
+            running: RefCell::new(None),
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = self.running.borrow_mut().take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Observer for Report {
+    fn begin(&self, step: Step) {
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template(" {prefix:<8}   {spinner} {elapsed} {msg}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(step.to_string());
+        bar.enable_steady_tick(Duration::from_millis(100));
+        *self.running.borrow_mut() = Some(bar);
+    }
+
+    fn progress(&self, _step: Step, done: u64, total: u64, what: &str) {
+        if let Some(bar) = &*self.running.borrow() {
+            bar.set_message(format!("{done}/{total} {what}"));
+        }
+    }
+
+    fn end(&self, step: Step, summary: &str, took: Duration) {
+        self.clear();
+        if self.json {
+            return;
+        }
+        let took = seconds(took.as_secs_f64());
+        let line = format!(
+            " {GOOD}{:<8}{GOOD:#}   {summary}  {QUIET}{took}{QUIET:#}",
+            step.to_string()
+        );
+        // A reader that has gone away does not stop a publish.
+        let _ = writeln!(anstream::stdout(), "{line}");
+    }
+}
+
+/// A duration for people: `12 ms`, `1.2 s`, `3 min 20 s`.
+pub(crate) fn seconds(seconds: f64) -> String {
+    if seconds < 0.9995 {
+        format!("{:.0} ms", seconds * 1e3)
+    } else if seconds < 99.95 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{} min {:.0} s", (seconds / 60.0).floor(), seconds % 60.0)
+    }
+}
+
+/// The summary of a run that published.
+pub(crate) fn summary(outcome: &Outcome) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["WHAT", "SIZE", "TIME", "RESULT"]);
+    for column in 1..=2 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let export = &outcome.evidence.export;
+    let measured = &outcome.evidence.verdict.comparison;
+    for (step, took) in &outcome.steps {
+        let (size, result) = match step {
+            Step::Source => (human_bytes(export.weight_bytes), source(&outcome.evidence.source)),
+            Step::Export => (
+                human_bytes(export.onnx_bytes as u64),
+                format!(
+                    "{} in {}, opset {}",
+                    export.model_type, export.precision, export.opset
+                ),
+            ),
+            Step::Check => (
+                String::new(),
+                format!(
+                    "{} texts against {}",
+                    outcome.evidence.texts, outcome.evidence.reference
+                ),
+            ),
+            Step::Gate => {
+                let top1 = measured
+                    .top1
+                    .map(|agree| format!(", top-1 {agree}/{}", measured.rows))
+                    .unwrap_or_default();
+                (
+                    String::new(),
+                    format!(
+                        "max abs {:.1e}, cosine {:.6}{top1}",
+                        measured.max_abs, measured.cosine_min
+                    ),
+                )
+            }
+            Step::Engine => outcome
+                .engine
+                .as_ref()
+                .map_or((String::new(), String::new()), |engine| {
+                    let peak = human_bytes(engine.facts.peak_memory_bytes);
+                    (
+                        human_bytes(engine.facts.plan_bytes),
+                        format!("tensorrt-rtx {}, peak memory {peak}", engine.facts.version),
+                    )
+                }),
+            Step::Publish => (
+                human_bytes(outcome.published.bytes),
+                outcome.published.path.display().to_string(),
+            ),
+        };
+        table.add_row([step.to_string(), size, seconds(*took), result]);
+    }
+    let published = &outcome.published;
+    let was = published
+        .previous
+        .as_ref()
+        .map(|previous| format!("   (was {previous})"))
+        .unwrap_or_default();
+    let pointer = if published.activated {
+        format!("{} → {}{was}", published.agent, published.version)
+    } else {
+        format!(
+            "{}/{} is published; current stays as it was",
+            published.agent, published.version
+        )
+    };
+    let plan = outcome
+        .plan
+        .as_ref()
+        .map(|path| format!("\n{}", path.display()))
+        .unwrap_or_default();
+    format!("\n{table}\n\n{pointer}{plan}")
+}
+
+/// What a run would do.
+pub(crate) fn plan(plan: &Plan, engine: bool) -> String {
+    let export = &plan.export;
+    let mut lines = vec![
+        format!(
+            "source     {} ({}, {} files)",
+            source(&plan.source),
+            export.model_type,
+            plan.files.len()
+        ),
+        format!(
+            "export     model.onnx {}, {}, opset {}, {} nodes, gives {}",
+            human_bytes(export.onnx_bytes as u64),
+            export.precision,
+            export.opset,
+            export.nodes,
+            export.head.output()
+        ),
+        format!(
+            "gate       max abs ≤ {:.0e}, cosine ≥ {}, top-1 ≥ {:.0} %",
+            plan.thresholds.max_abs,
+            plan.thresholds.min_cosine,
+            plan.thresholds.min_top1 * 100.0
+        ),
+    ];
+    if engine {
+        let targets: Vec<String> = plan.targets.iter().map(ToString::to_string).collect();
+        lines.push(format!(
+            "engine     SM {}, batch {} × seq {}",
+            targets.join(" "),
+            plan.profile.batch,
+            plan.profile.sequence
+        ));
+    }
+    lines.push(format!("publish    {}/{}", plan.agent, plan.version));
+    format!("would do (nothing was written):\n {}", lines.join("\n "))
+}
+
+fn source(provenance: &Provenance) -> String {
+    match provenance {
+        Provenance::Folder { path } => format!("folder {path}"),
+        Provenance::Store { agent, version, .. } => format!("store: {agent}/{version}"),
+        Provenance::Hub { model_id, commit, .. } => format!("hub cache: {model_id} at {commit}"),
+    }
+}

@@ -1,0 +1,106 @@
+//! Why a model did not become a published version.
+
+use std::path::PathBuf;
+
+use model_loader::LoadError;
+use model_store::{StoreError, exit};
+use onnx_export::ExportError;
+
+use crate::engine::EngineError;
+use crate::gate::Verdict;
+use crate::interrupt::Interrupted;
+use crate::runtimes::MissingRuntime;
+use crate::session::SessionError;
+
+/// Why a model did not become a published version. In every case nothing was published.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompileError {
+    /// A stop was asked for.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(StoreError),
+    /// The model cannot be written as a graph.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// The model cannot be loaded to be compared with.
+    #[error("cannot load the reference that the graph is checked against")]
+    Reference(#[source] LoadError),
+    /// The graph cannot be run.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A native library is not installed.
+    #[error(transparent)]
+    Missing(#[from] MissingRuntime),
+    /// There is no engine.
+    #[error(transparent)]
+    Engine(EngineError),
+    /// The graph is too far from the reference.
+    #[error("refused to publish {agent}/{version}: the graph's {} differ from the reference{}", verdict.comparison.output, failures(verdict))]
+    Gate {
+        /// The agent.
+        agent: String,
+        /// The version that was not published.
+        version: String,
+        /// What was measured and what was allowed.
+        verdict: Box<Verdict>,
+    },
+    /// A file could not be read or written.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// Which file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+fn failures(verdict: &Verdict) -> String {
+    let output = verdict.comparison.output.as_str();
+    verdict
+        .failures
+        .iter()
+        .flat_map(|failure| ["\n  ", output, ": ", failure])
+        .collect()
+}
+
+impl From<StoreError> for CompileError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Interrupted => Self::Interrupted(Interrupted),
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<EngineError> for CompileError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            other => Self::Engine(other),
+        }
+    }
+}
+
+impl CompileError {
+    /// The exit code that a command ends with.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(error) => error.exit_code(),
+            Self::Export(error) => error.exit_code(),
+            // A model that gives NaN is refused as a graph that does is.
+            Self::Reference(LoadError::NotFinite { .. }) | Self::Gate { .. } => exit::REFUSED,
+            Self::Reference(error) => error.exit_code(),
+            Self::Missing(_)
+            | Self::Session(SessionError::Missing(_) | SessionError::Unusable { .. })
+            | Self::Engine(EngineError::Memory { .. } | EngineError::Spawn { .. }) => exit::ENVIRONMENT,
+            Self::Interrupted(_) => exit::INTERRUPTED,
+            Self::Engine(_) | Self::Session(_) | Self::Io { .. } => exit::FAILURE,
+        }
+    }
+}

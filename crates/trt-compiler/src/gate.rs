@@ -1,0 +1,411 @@
+//! The numeric gate: what an exported graph gives, beside what the reference gives, and whether that is near enough.
+
+use model_loader::{Output, TokenBatch};
+use onnx_export::Precision;
+use serde::{Deserialize, Serialize};
+
+/// How far an output may be from the reference.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Thresholds {
+    /// Largest absolute difference of a value, as a share of the largest reference value (of 1 if that is smaller).
+    pub max_abs: f64,
+    /// Smallest cosine between a row and its reference.
+    pub min_cosine: f64,
+    /// Smallest share of rows whose largest value is at the same place; class scores only.
+    pub min_top1: f64,
+}
+
+impl Thresholds {
+    /// The one table of thresholds.
+    ///
+    /// | precision | max abs | cosine | top-1 |
+    /// |---|---|---|---|
+    /// | fp32 | 1e-3 | 0.99999 | 1.00 |
+    /// | tf32 | 5e-3 | 0.9999 | 0.98 |
+    /// | fp16 | 2e-2 | 0.9999 | 0.98 |
+    /// | bf16 | 1e-1 | 0.999 | 0.95 |
+    ///
+    /// fp16 and TF32 have 10 bits of mantissa (a rounding error of 5e-4 for each operation), bf16 has 7 (4e-3); over the
+    /// twelve layers of a BERT they add up to about twenty times that. fp32 leaves room for another order of summation.
+    #[must_use]
+    pub fn of(precision: Precision) -> Self {
+        let (max_abs, min_cosine, min_top1) = match precision {
+            Precision::Fp32 => (1e-3, 0.999_99, 1.0),
+            Precision::Tf32 => (5e-3, 0.999_9, 0.98),
+            Precision::Fp16 => (2e-2, 0.999_9, 0.98),
+            Precision::Bf16 => (1e-1, 0.999, 0.95),
+        };
+        Self {
+            max_abs,
+            min_cosine,
+            min_top1,
+        }
+    }
+}
+
+/// How an output compares with the reference. Rows are sentences, or tokens where the output has one row a token;
+/// padding does not count.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Name of the output.
+    pub output: String,
+    /// Number of rows compared.
+    pub rows: usize,
+    /// Number of values in a row.
+    pub columns: usize,
+    /// Largest absolute difference.
+    pub max_abs: f64,
+    /// Where the largest difference is.
+    pub worst: Worst,
+    /// Mean absolute difference.
+    pub mean_abs: f64,
+    /// Largest absolute value of the reference.
+    pub reference_max: f64,
+    /// Smallest cosine of a row with its reference.
+    pub cosine_min: f64,
+    /// Mean cosine.
+    pub cosine_mean: f64,
+    /// Rows whose largest value is at the same place; class scores only.
+    pub top1: Option<usize>,
+    /// Values that are not a number.
+    pub nan: usize,
+    /// Values that are infinite.
+    pub infinite: usize,
+    /// Whether all rows are the same, which no model of text gives for different texts.
+    pub constant: bool,
+}
+
+/// Where two outputs differ most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Worst {
+    /// Row, counted from 0.
+    pub row: usize,
+    /// Column, counted from 0.
+    pub column: usize,
+    /// What the reference has there.
+    pub reference: f32,
+    /// What the checked graph has there.
+    pub found: f32,
+}
+
+/// The verdict on an output: what was measured, what was allowed, and what is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// What was measured.
+    pub comparison: Comparison,
+    /// What was allowed.
+    pub thresholds: Thresholds,
+    /// What is wrong, in words; empty if the gate passed.
+    pub failures: Vec<String>,
+}
+
+impl Verdict {
+    /// Whether the output is near enough.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// Largest absolute difference that was allowed.
+    #[must_use]
+    pub fn allowed_abs(&self) -> f64 {
+        self.thresholds.max_abs * self.comparison.reference_max.max(1.0)
+    }
+}
+
+/// Collects outputs batch by batch and compares them.
+#[derive(Debug)]
+pub struct Gate {
+    output: String,
+    top1: bool,
+    rows: Vec<(Vec<f32>, Vec<f32>)>,
+    shapes: Option<(Vec<usize>, Vec<usize>)>,
+}
+
+impl Gate {
+    /// A gate for the output `output`; `scores` says whether its rows are class scores.
+    #[must_use]
+    pub fn new(output: impl Into<String>, scores: bool) -> Self {
+        Self {
+            output: output.into(),
+            top1: scores,
+            rows: Vec::new(),
+            shapes: None,
+        }
+    }
+
+    /// Adds what reference and graph gave for `batch`.
+    pub fn add(&mut self, batch: &TokenBatch, reference: &Output, found: &Output) {
+        if reference.shape != found.shape {
+            self.shapes = Some((reference.shape.clone(), found.shape.clone()));
+            return;
+        }
+        let columns = reference.shape.last().copied().unwrap_or_default().max(1);
+        let by_token = reference.shape.len() == 3;
+        let rows = reference
+            .values
+            .chunks_exact(columns)
+            .zip(found.values.chunks_exact(columns));
+        for (index, (reference, found)) in rows.enumerate() {
+            if !by_token || batch.mask().get(index) == Some(&1) {
+                self.rows.push((reference.to_vec(), found.to_vec()));
+            }
+        }
+    }
+
+    /// Compares everything that was added.
+    #[must_use]
+    pub fn judge(self, thresholds: Thresholds) -> Verdict {
+        let comparison = self.compare();
+        let mut failures = Vec::new();
+        if let Some((reference, found)) = &self.shapes {
+            failures.push(format!("shape {found:?} where the reference has {reference:?}"));
+        }
+        if comparison.rows == 0 {
+            failures.push("there is nothing to compare".to_owned());
+        }
+        if comparison.nan + comparison.infinite > 0 {
+            failures.push(format!(
+                "{} values are NaN and {} infinite of {}",
+                comparison.nan,
+                comparison.infinite,
+                comparison.rows * comparison.columns
+            ));
+        }
+        if comparison.constant {
+            failures.push(format!("all {} rows are the same", comparison.rows));
+        }
+        let verdict = Verdict {
+            comparison,
+            thresholds,
+            failures,
+        };
+        let (measured, allowed) = (&verdict.comparison, verdict.allowed_abs());
+        let mut more = Vec::new();
+        if measured.max_abs > allowed {
+            more.push(format!(
+                "max abs {:.2e} (allowed {allowed:.2e}) at row {}, column {}: {} where the reference has {}",
+                measured.max_abs,
+                measured.worst.row,
+                measured.worst.column,
+                measured.worst.found,
+                measured.worst.reference
+            ));
+        }
+        if measured.cosine_min < thresholds.min_cosine {
+            more.push(format!(
+                "cosine {:.6} (at least {})",
+                measured.cosine_min, thresholds.min_cosine
+            ));
+        }
+        if let Some(agree) = measured.top1
+            && (agree as f64) < thresholds.min_top1 * measured.rows as f64
+        {
+            more.push(format!(
+                "top-1 agreement {agree}/{} (at least {:.0} %)",
+                measured.rows,
+                thresholds.min_top1 * 100.0
+            ));
+        }
+        Verdict {
+            failures: verdict.failures.into_iter().chain(more).collect(),
+            ..verdict
+        }
+    }
+
+    fn compare(&self) -> Comparison {
+        let mut result = Comparison {
+            output: self.output.clone(),
+            rows: self.rows.len(),
+            columns: self.rows.first().map_or(0, |(reference, _)| reference.len()),
+            max_abs: 0.0,
+            worst: Worst::default(),
+            mean_abs: 0.0,
+            reference_max: 0.0,
+            cosine_min: 1.0,
+            cosine_mean: 0.0,
+            top1: None,
+            nan: 0,
+            infinite: 0,
+            constant: self.rows.len() > 1
+                && self
+                    .rows
+                    .windows(2)
+                    .all(|pair| matches!(pair, [a, b] if a.1 == b.1)),
+        };
+        let (mut sum, mut agree) = (0.0, 0);
+        for (row, (reference, found)) in self.rows.iter().enumerate() {
+            for (column, (&expected, &got)) in reference.iter().zip(found).enumerate() {
+                result.nan += usize::from(got.is_nan());
+                result.infinite += usize::from(got.is_infinite());
+                result.reference_max = result.reference_max.max(f64::from(expected.abs()));
+                let difference = f64::from(expected - got).abs();
+                // A NaN counts as the largest difference of all, so that it is the place that is named.
+                let difference = if difference.is_nan() {
+                    f64::INFINITY
+                } else {
+                    difference
+                };
+                sum += difference;
+                if difference > result.max_abs {
+                    result.max_abs = difference;
+                    result.worst = Worst {
+                        row,
+                        column,
+                        reference: expected,
+                        found: got,
+                    };
+                }
+            }
+            let cosine = cosine(reference, found);
+            result.cosine_min = result.cosine_min.min(cosine);
+            result.cosine_mean += cosine;
+            agree += usize::from(largest(reference) == largest(found));
+        }
+        result.mean_abs = sum / (result.rows * result.columns).max(1) as f64;
+        result.cosine_mean /= result.rows.max(1) as f64;
+        result.top1 = self.top1.then_some(agree);
+        result
+    }
+}
+
+/// Cosine of the angle between two rows, in double precision; 1 for two rows of zeros, -1 where a row has no direction.
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot =
+        |x: &[f32], y: &[f32]| -> f64 { x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
+    let lengths = (dot(a, a) * dot(b, b)).sqrt();
+    let cosine = if lengths == 0.0 && a == b {
+        1.0
+    } else {
+        dot(a, b) / lengths
+    };
+    if cosine.is_nan() { -1.0 } else { cosine }
+}
+
+fn largest(row: &[f32]) -> Option<usize> {
+    row.iter()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(b.1))
+        .map(|(column, _)| column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model_loader::Tokens;
+
+    fn batch(rows: usize) -> TokenBatch {
+        let tokens = vec![
+            Tokens {
+                ids: vec![1, 2],
+                type_ids: vec![0, 0]
+            };
+            rows
+        ];
+        TokenBatch::pad(&tokens, 0)
+    }
+
+    fn judge(reference: &[[f32; 2]], found: &[[f32; 2]], scores: bool) -> Verdict {
+        let output = |rows: &[[f32; 2]]| Output {
+            shape: vec![rows.len(), 2],
+            values: rows.concat(),
+        };
+        let mut gate = Gate::new("logits", scores);
+        gate.add(&batch(reference.len()), &output(reference), &output(found));
+        gate.judge(Thresholds::of(Precision::Fp16))
+    }
+
+    #[test]
+    fn each_way_to_be_wrong_is_named() {
+        let reference = [[1.0, 0.0], [0.0, 1.0]];
+        let check = |name: &str, found: [[f32; 2]; 2], expected: &[&str]| {
+            let verdict = judge(&reference, &found, true);
+            assert_eq!(
+                verdict.passed(),
+                expected.is_empty(),
+                "{name}: {:?}",
+                verdict.failures
+            );
+            for part in expected {
+                assert!(
+                    verdict.failures.iter().any(|f| f.contains(part)),
+                    "{name}: {:?}",
+                    verdict.failures
+                );
+            }
+        };
+        check("the same", reference, &[]);
+        check("rounded", [[1.001, 0.0], [0.0, 0.999]], &[]);
+        check("off", [[1.5, 0.0], [0.0, 1.0]], &["max abs 5.00e-1"]);
+        check(
+            "turned",
+            [[0.0, 1.0], [0.0, 1.0]],
+            &["cosine 0.0", "top-1 agreement 1/2", "all 2 rows"],
+        );
+        check(
+            "not a number",
+            [[f32::NAN, 0.0], [0.0, 1.0]],
+            &["1 values are NaN", "max abs inf"],
+        );
+        check("infinite", [[f32::INFINITY, 0.0], [0.0, 1.0]], &["1 infinite"]);
+        check(
+            "zeros",
+            [[0.0, 0.0], [0.0, 0.0]],
+            &["all 2 rows", "max abs 1.00e0"],
+        );
+    }
+
+    #[test]
+    fn nothing_to_compare_is_no_pass() {
+        let verdict = Gate::new("logits", true).judge(Thresholds::of(Precision::Fp32));
+        assert!(!verdict.passed());
+    }
+
+    #[test]
+    fn another_shape_is_no_pass() {
+        let mut gate = Gate::new("logits", true);
+        let reference = Output {
+            shape: vec![1, 2],
+            values: vec![1.0, 2.0],
+        };
+        let found = Output {
+            shape: vec![2, 1],
+            values: vec![1.0, 2.0],
+        };
+        gate.add(&batch(1), &reference, &found);
+        let verdict = gate.judge(Thresholds::of(Precision::Fp32));
+        assert!(
+            verdict.failures.iter().any(|failure| failure.contains("[2, 1]")),
+            "{:?}",
+            verdict.failures
+        );
+    }
+
+    #[test]
+    fn padding_does_not_count() {
+        let tokens = [
+            Tokens {
+                ids: vec![1],
+                type_ids: vec![0],
+            },
+            Tokens {
+                ids: vec![1, 2],
+                type_ids: vec![0, 0],
+            },
+        ];
+        let batch = TokenBatch::pad(&tokens, 0);
+        let reference = Output {
+            shape: vec![2, 2, 1],
+            values: vec![1.0, 7.0, 2.0, 3.0],
+        };
+        let found = Output {
+            shape: vec![2, 2, 1],
+            values: vec![1.0, f32::NAN, 2.0, 3.0],
+        };
+        let mut gate = Gate::new("last_hidden_state", false);
+        gate.add(&batch, &reference, &found);
+        let verdict = gate.judge(Thresholds::of(Precision::Fp32));
+        assert!(verdict.passed(), "{:?}", verdict.failures);
+        assert_eq!(verdict.comparison.rows, 3);
+    }
+}

@@ -1,0 +1,445 @@
+//! One run: a model folder in, a checked and published version out, or nothing at all.
+
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use model_loader::{Reference, TokenBatch};
+use model_store::{Digest, FileEntry, FinalizeOptions, PayloadPath, Progress, Published, Staging};
+use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Precision};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::engine::{self, EngineRequest, InputShape, Tf32};
+use crate::error::CompileError;
+use crate::evidence::{self, EngineDescription, Evidence, Provenance};
+use crate::gate::{Gate, Verdict};
+use crate::human::human_bytes;
+use crate::interrupt::Interrupt;
+use crate::job::{EngineWish, Job, ModelSource, Plan, plan};
+use crate::observer::{Observer, Step};
+use crate::runtimes::RtxLibraries;
+use crate::session::OnnxRuntime;
+use crate::target::{self, Target};
+
+/// Name of the graph in a version.
+const GRAPH: &str = "model.onnx";
+/// Texts in one batch of the check.
+const CHECK_BATCH: usize = 8;
+
+/// What a run made.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// The version.
+    pub published: Published,
+    /// What the gate measured.
+    pub evidence: Evidence,
+    /// The engine, if one was built.
+    pub engine: Option<EngineDescription>,
+    /// Path of the plan, if one was built.
+    pub plan: Option<PathBuf>,
+    /// The steps and the seconds each took.
+    pub steps: Vec<(Step, f64)>,
+}
+
+/// Exports, checks, compiles and publishes.
+///
+/// Everything happens in the staging of the new version, so whatever fails (a bad model, the gate, a crash of the
+/// compiler, a stop) leaves the store as it was.
+pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<Outcome, CompileError> {
+    let mut run = Run {
+        job,
+        observer,
+        interrupt,
+        steps: Vec::new(),
+    };
+    // What is missing on this host is said before any work is done.
+    let onnxruntime = OnnxRuntime::open(&job.runtimes)?;
+    let libraries = match job.engine {
+        EngineWish::Build => Some(job.runtimes.tensorrt_rtx()?),
+        EngineWish::Skip => None,
+    };
+    let stop = interrupt.clone();
+    let progress = Progress::new(move |_| {
+        if stop.is_raised() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    let staging = job
+        .store
+        .clone()
+        .with_progress(progress)
+        .stage_new(&job.agent, &job.version)?;
+    let plan = plan(job)?;
+    if libraries.is_some() {
+        engine::check_memory(plan.export.weight_bytes)?;
+    }
+    let files = run.step(Step::Source, |run| run.stage_model(&staging, &plan))?;
+    run.step(Step::Export, |_| Run::write_graph(&staging, &plan))?;
+    let evidence = run.check(&staging, &plan, &onnxruntime)?;
+    let engine = match libraries {
+        Some(libraries) => {
+            let request = run.request(&staging, &plan, libraries);
+            Some(run.step(Step::Engine, |run| {
+                run.build_engine(&staging, &plan, &request, &files)
+            })?)
+        }
+        None => None,
+    };
+    interrupt.check()?;
+    let published = run.step(Step::Publish, |run| {
+        run.publish(staging, &evidence, engine.as_ref())
+    })?;
+    let (engine, plan) = engine.map_or((None, None), |(engine, path)| {
+        (Some(engine), Some(published.path.join(path.as_str())))
+    });
+    Ok(Outcome {
+        published,
+        evidence,
+        engine,
+        plan,
+        steps: run.steps,
+    })
+}
+
+/// A run under way.
+struct Run<'a> {
+    job: &'a Job,
+    observer: &'a dyn Observer,
+    interrupt: &'a Interrupt,
+    steps: Vec<(Step, f64)>,
+}
+
+impl Run<'_> {
+    /// Runs one step between a word of its begin and one of its end; `work` returns its result and a summary.
+    fn step<T>(
+        &mut self,
+        step: Step,
+        work: impl FnOnce(&mut Self) -> Result<(T, String), CompileError>,
+    ) -> Result<T, CompileError> {
+        self.interrupt.check()?;
+        self.observer.begin(step);
+        let start = Instant::now();
+        let (result, summary) = work(self)?;
+        self.end(step, &summary, start.elapsed());
+        Ok(result)
+    }
+
+    fn end(&mut self, step: Step, summary: &str, took: Duration) {
+        self.observer.end(step, summary, took);
+        self.steps.push((step, took.as_secs_f64()));
+    }
+
+    fn stage_model(
+        &mut self,
+        staging: &Staging,
+        plan: &Plan,
+    ) -> Result<(Vec<FileEntry>, String), CompileError> {
+        let mut entries = Vec::new();
+        let total = plan.files.len() as u64;
+        for (done, name) in (0..).zip(&plan.files) {
+            self.interrupt.check()?;
+            self.observer.progress(Step::Source, done, total, name);
+            let path = payload_path(name)?;
+            entries.push(match &self.job.source {
+                ModelSource::Folder { path: folder, .. } => staging.import(&folder.join(name), &path)?,
+                ModelSource::Published(version) => staging.share(version, &path)?,
+            });
+        }
+        let source = match &plan.source {
+            Provenance::Folder { path } => format!("folder {path}"),
+            Provenance::Store { agent, version, .. } => format!("store: {agent}/{version}"),
+            Provenance::Hub { model_id, commit, .. } => {
+                format!("hub cache: {model_id} at {}", commit.get(..12).unwrap_or(commit))
+            }
+        };
+        let bytes = entries.iter().map(|entry| entry.size).sum();
+        let summary = format!(
+            "{source} ({}, {} files, {})",
+            plan.export.model_type,
+            entries.len(),
+            human_bytes(bytes)
+        );
+        Ok((entries, summary))
+    }
+
+    fn write_graph(staging: &Staging, plan: &Plan) -> Result<((), String), CompileError> {
+        staging.write(&payload_path(GRAPH)?, &plan.exported.onnx)?;
+        let summary = format!(
+            "{GRAPH} {}, {}, {} nodes; weights stay where they are ({})",
+            human_bytes(plan.exported.onnx.len() as u64),
+            plan.export.precision,
+            plan.export.nodes,
+            human_bytes(plan.export.weight_bytes)
+        );
+        Ok(((), summary))
+    }
+
+    /// Runs the graph and the reference on the texts, and judges.
+    fn check(
+        &mut self,
+        staging: &Staging,
+        plan: &Plan,
+        runtime: &OnnxRuntime,
+    ) -> Result<Evidence, CompileError> {
+        let job = self.job;
+        let (gate, bf16) = self.step(Step::Check, |run| run.compare(staging, plan, runtime))?;
+        let verdict = self.step(Step::Gate, |_| {
+            let verdict = gate.judge(plan.thresholds);
+            if !verdict.passed() {
+                let (agent, version) = (job.agent.to_string(), job.version.to_string());
+                return Err(CompileError::Gate {
+                    agent,
+                    version,
+                    verdict: Box::new(verdict),
+                });
+            }
+            let summary = passed(&verdict);
+            Ok((verdict, summary))
+        })?;
+        let reference = job.reference.as_deref().map_or_else(
+            || "the model itself, candle, fp32".to_owned(),
+            |folder| format!("{}, candle, fp32", folder.display()),
+        );
+        let tools = json!({
+            "trt-compiler": env!("CARGO_PKG_VERSION"),
+            "onnxruntime": runtime.version,
+        });
+        Ok(Evidence {
+            format: 1,
+            source: plan.source.clone(),
+            reference,
+            texts: job.texts.len(),
+            texts_sha256: Digest::of(job.texts.join("\n").as_bytes()).to_string(),
+            bf16,
+            keep_fp32: job
+                .keep_fp32
+                .iter()
+                .map(|pattern| pattern.as_str().to_owned())
+                .collect(),
+            export: plan.export.clone(),
+            verdict,
+            tools: tools.as_object().cloned().unwrap_or_default(),
+            host: host_name(),
+        })
+    }
+
+    fn compare(
+        &mut self,
+        staging: &Staging,
+        plan: &Plan,
+        runtime: &OnnxRuntime,
+    ) -> Result<((Gate, Option<Bf16>), String), CompileError> {
+        let job = self.job;
+        // ONNX Runtime has no bfloat16 kernels for a CPU: there the same graph is checked with rounding written out.
+        let bf16 = (job.precision == Precision::Bf16).then_some(Bf16::Emulated);
+        let mut session = match bf16 {
+            None => runtime.load(&plan.exported.onnx, staging.path())?,
+            Some(bf16) => {
+                let options = ExportOptions {
+                    bf16,
+                    ..plan.options.clone()
+                };
+                let emulated = onnx_export::export(&Checkpoint::open(staging.path())?, &options)?;
+                runtime.load(&emulated.onnx, staging.path())?
+            }
+        };
+        let head = loader_head(&plan.export.head);
+        let folder = job.reference.as_deref().unwrap_or_else(|| staging.path());
+        let reference = Reference::from_dir(folder, head).map_err(CompileError::Reference)?;
+        let tokenizer = reference.tokenizer();
+        let mut tokens = tokenizer
+            .encode_batch(&job.texts)
+            .map_err(CompileError::Reference)?;
+        // An engine takes no longer sequences than its profile says, so none longer is checked.
+        for text in &mut tokens {
+            text.ids.truncate(plan.profile.sequence.max as usize);
+            text.type_ids.truncate(plan.profile.sequence.max as usize);
+        }
+        let output = plan.export.head.output();
+        let mut gate = Gate::new(output, matches!(plan.export.head, Head::SequenceClassification));
+        let total = tokens.chunks(CHECK_BATCH).len() as u64;
+        for (done, texts) in (0..).zip(tokens.chunks(CHECK_BATCH)) {
+            self.interrupt.check()?;
+            self.observer.progress(Step::Check, done, total, "");
+            let batch = TokenBatch::pad(texts, tokenizer.pad_id());
+            let expected = reference.run(&batch).map_err(CompileError::Reference)?;
+            let found = session.run(&batch, output)?;
+            gate.add(&batch, &expected, &found);
+        }
+        let how = if bf16.is_some() {
+            ", bf16 rounding emulated"
+        } else {
+            ""
+        };
+        Ok((
+            (gate, bf16),
+            format!("onnx runtime {}, {} texts{how}", runtime.version, job.texts.len()),
+        ))
+    }
+
+    fn request(&self, staging: &Staging, plan: &Plan, libraries: RtxLibraries) -> EngineRequest {
+        EngineRequest {
+            onnx: staging.path().join(GRAPH),
+            plan: staging.path().join("engines/building.engine"),
+            libraries,
+            inputs: plan
+                .export
+                .inputs
+                .iter()
+                .map(|i| InputShape::new(&i.name, &plan.profile))
+                .collect(),
+            targets: plan.targets.clone(),
+            tf32: if self.job.precision == Precision::Tf32 {
+                Tf32::Allowed
+            } else {
+                Tf32::Forbidden
+            },
+        }
+    }
+
+    fn build_engine(
+        &mut self,
+        staging: &Staging,
+        plan: &Plan,
+        request: &EngineRequest,
+        files: &[FileEntry],
+    ) -> Result<((EngineDescription, PayloadPath), String), CompileError> {
+        let progress = |phase: &str, step: i32, steps: i32| {
+            let number = |n: i32| u64::try_from(n).unwrap_or_default();
+            self.observer
+                .progress(Step::Engine, number(step), number(steps), phase);
+        };
+        let facts = engine::build(request, &self.job.build, self.interrupt, progress)?;
+        let version: Vec<&str> = facts.version.split('.').take(3).collect();
+        let targets = target::label(&plan.targets);
+        let folder = format!(
+            "engines/tensorrt-rtx-{}/{targets}-{}",
+            version.join("."),
+            plan.export.precision
+        );
+        let path = payload_path(&format!("{folder}/model.engine"))?;
+        let place = staging.path().join(path.as_str());
+        let io = |doing| {
+            move |source| CompileError::Io {
+                doing,
+                path: request.plan.clone(),
+                source,
+            }
+        };
+        if let Some(parent) = place.parent() {
+            fs::create_dir_all(parent).map_err(io("make room for"))?;
+        }
+        fs::rename(&request.plan, &place).map_err(io("move"))?;
+        let (plan_sha256, _) = fs::File::open(&place)
+            .and_then(|mut plan| Digest::of_reader(&mut plan))
+            .map_err(io("read"))?;
+        let weights = files
+            .iter()
+            .filter(|file| file.path.as_str().ends_with(".safetensors"));
+        let description = EngineDescription {
+            format: 1,
+            flavour: "tensorrt-rtx".to_owned(),
+            plan_sha256: plan_sha256.to_string(),
+            targets: plan.targets.clone(),
+            precision: plan.export.precision,
+            profile: plan.profile,
+            inputs: request.inputs.clone(),
+            outputs: plan.export.outputs.clone(),
+            onnx_sha256: plan.export.onnx_sha256.clone(),
+            weights_sha256: weights
+                .map(|file| (file.path.to_string(), Value::from(file.sha256.to_string())))
+                .collect(),
+            checked: "the graph, on ONNX Runtime; the plan itself runs on no CPU".to_owned(),
+            facts,
+        };
+        staging.write(
+            &payload_path(&format!("{folder}/engine.json"))?,
+            &json_file(&description),
+        )?;
+        let sms: Vec<String> = plan.targets.iter().map(Target::to_string).collect();
+        let summary = format!(
+            "tensorrt-rtx {}, SM {}, batch {} × seq {}, {}",
+            description.facts.version,
+            sms.join(" "),
+            plan.profile.batch,
+            plan.profile.sequence,
+            human_bytes(description.facts.plan_bytes)
+        );
+        Ok(((description, path), summary))
+    }
+
+    fn publish(
+        &mut self,
+        staging: Staging,
+        evidence: &Evidence,
+        engine: Option<&(EngineDescription, PayloadPath)>,
+    ) -> Result<(Published, String), CompileError> {
+        staging.write(&payload_path("evidence.json")?, &json_file(evidence))?;
+        let options = FinalizeOptions {
+            metadata: evidence::metadata(evidence, engine.map(|(engine, _)| engine)),
+            activation: self.job.activation,
+            reason: Some(format!("build-engine, {}", self.job.precision)),
+            ..FinalizeOptions::default()
+        };
+        let published = staging.finalize(options)?;
+        let summary = format!(
+            "{}/{}, {} files, {}",
+            published.agent,
+            published.version,
+            published.files,
+            human_bytes(published.bytes)
+        );
+        Ok((published, summary))
+    }
+}
+
+fn passed(verdict: &Verdict) -> String {
+    let measured = &verdict.comparison;
+    let top1 = measured
+        .top1
+        .map(|agree| format!("  top-1 {agree}/{}", measured.rows))
+        .unwrap_or_default();
+    format!(
+        "{}  max abs {:.1e} (≤ {:.0e})  cosine {:.6} (≥ {}){top1}  passed",
+        measured.output,
+        measured.max_abs,
+        verdict.allowed_abs(),
+        measured.cosine_min,
+        verdict.thresholds.min_cosine
+    )
+}
+
+fn loader_head(head: &Head) -> model_loader::Head {
+    match head {
+        Head::HiddenStates => model_loader::Head::HiddenStates,
+        Head::SentenceEmbedding(_) => model_loader::Head::SentenceEmbedding,
+        Head::SequenceClassification => model_loader::Head::SequenceClassification,
+    }
+}
+
+fn payload_path(name: &str) -> Result<PayloadPath, CompileError> {
+    name.parse().map_err(|error: model_store::NameError| {
+        let source = io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
+        CompileError::Io {
+            doing: "take over",
+            path: name.into(),
+            source,
+        }
+    })
+}
+
+fn json_file(value: &impl Serialize) -> Vec<u8> {
+    // Plain structs of strings and numbers: nothing in them can fail to serialise.
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
