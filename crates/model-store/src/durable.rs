@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -29,8 +29,10 @@ const PERMISSION_BITS: u32 = 0o7777;
 pub(crate) fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(DIR_MODE & 0o777)) {
         Ok(()) => {
-            set_mode(dir::open(parent, name)?.as_fd(), DIR_MODE)?;
-            Ok(true)
+            let opened = dir::open(parent, name).and_then(|made| set_mode(made.as_fd(), DIR_MODE));
+            opened.map(|()| true).inspect_err(|_| {
+                remove_empty_dir(parent, name);
+            })
         }
         Err(Errno::EXIST) => Ok(false),
         Err(e) => Err(e.into()),
@@ -199,23 +201,23 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()>
         }
         other => other?,
     };
-    empty_dir(opened)?;
+    empty_dir(opened.as_fd())?;
     match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
 
-fn empty_dir(opened: OwnedFd) -> io::Result<()> {
-    let entries = dir::entries(opened.as_fd())?;
-    if !entries.is_empty() && rustix::fs::fstat(&opened)?.st_mode & 0o300 != 0o300 {
-        set_mode(opened.as_fd(), 0o700)?;
+fn empty_dir(opened: BorrowedFd<'_>) -> io::Result<()> {
+    let entries = dir::entries(opened)?;
+    if !entries.is_empty() && rustix::fs::fstat(opened)?.st_mode & 0o300 != 0o300 {
+        set_mode(opened, 0o700)?;
     }
     for entry in entries {
         if entry.kind == FileType::Directory {
-            remove_tree(opened.as_fd(), &entry.name)?;
+            remove_tree(opened, &entry.name)?;
         } else {
-            match rustix::fs::unlinkat(&opened, &*entry.name, AtFlags::empty()) {
+            match rustix::fs::unlinkat(opened, &*entry.name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(e) => return Err(e.into()),
             }

@@ -86,9 +86,14 @@ fn is_still(agent: BorrowedFd<'_>, file: &File) -> bool {
 }
 
 fn try_lock(file: &File) -> io::Result<bool> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "1 and 0, which the structure keeps as shorts"
+    )]
+    let (l_type, l_whence) = (libc::F_WRLCK as libc::c_short, libc::SEEK_SET as libc::c_short);
     let whole_file = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
+        l_type,
+        l_whence,
         l_start: 0,
         l_len: 0,
         l_pid: 0,

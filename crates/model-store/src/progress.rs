@@ -65,6 +65,9 @@ pub(crate) struct Stopped;
 impl Stopped {
     /// Whether this error is a stop on request and not a failure.
     pub(crate) fn is_in(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|inner| inner.is::<Stopped>())
+        error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<Self>())
+            .is_some()
     }
 }

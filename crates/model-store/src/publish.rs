@@ -139,7 +139,7 @@ impl Staging {
     /// Step 3: nothing but what a version may contain.
     fn validated(&self) -> Result<Payload, StoreError> {
         let mut payload =
-            Payload::scan(self.as_fd(), Links::Keep).map_err(|e| StoreError::io("read", self.path(), e))?;
+            Payload::scan(self.dir(), Links::Keep).map_err(|e| StoreError::io("read", self.path(), e))?;
         if payload.has_manifest {
             payload.refuse_manifest();
         }
@@ -167,7 +167,7 @@ impl Staging {
 
     fn hashed_one(&self, found: &PayloadFile, known: Option<&Known>) -> Result<FileEntry, StoreError> {
         let failed = |e| self.failed("read", &found.path, e);
-        let file = dir::open_payload(self.as_fd(), found.path.as_path()).map_err(failed)?;
+        let file = dir::open_payload(self.dir(), found.path.as_path()).map_err(failed)?;
         let stamp = Stamp::of_file(&file).map_err(failed)?;
         if let Some(known) = known.filter(|known| known.stamp == stamp) {
             return Ok(known.entry.clone());
@@ -180,19 +180,14 @@ impl Staging {
             return self.copy(file, &self.path().join(found.path.as_path()), &found.path);
         }
         durable::seal(file.as_fd()).map_err(|e| self.failed("make read-only", &found.path, e))?;
-        hash_one(
-            self.as_fd(),
-            self.path(),
-            found.path.clone(),
-            self.store.progress(),
-        )
+        hash_one(self.dir(), self.path(), found.path.clone(), self.store.progress())
     }
 
     /// Step 3, at its end.
     fn write_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
         let path = self.path().join(MANIFEST_FILE);
         let write = || {
-            let mut file = durable::create_file(self.as_fd(), MANIFEST_FILE)?;
+            let mut file = durable::create_file(self.dir(), MANIFEST_FILE)?;
             file.write_all(&manifest.to_json()?)?;
             durable::seal(file.as_fd())
         };
@@ -202,18 +197,18 @@ impl Staging {
     /// Step 4: every file, then every directory from the innermost out.
     fn sync_all(&self, payload: &Payload) -> Result<(), StoreError> {
         for dir in &payload.dirs {
-            dir::open_payload_dir(self.as_fd(), dir.as_path())
+            dir::open_payload_dir(self.dir(), dir.as_path())
                 .and_then(|dir| durable::open_up_dir(dir.as_fd()))
                 .map_err(|e| self.failed("set the mode of", dir, e))?;
         }
         let count = payload.files.len();
         if count >= SYNCFS_FILES && payload.size_bytes() / count as u64 <= SYNCFS_MEAN_BYTES {
-            return durable::sync_file_system(self.as_fd())
+            return durable::sync_file_system(self.dir())
                 .map_err(|e| StoreError::io("sync the file system of", self.path(), e));
         }
         let sync = |path: &Path| {
             self.store.progress().advance(0)?;
-            durable::sync(dir::open_payload(self.as_fd(), path)?.as_fd())
+            durable::sync(dir::open_payload(self.dir(), path)?.as_fd())
         };
         let manifest = Path::new(MANIFEST_FILE);
         let files: Vec<&Path> = payload
@@ -227,11 +222,11 @@ impl Staging {
             .par_iter()
             .try_for_each(|path| sync(path).map_err(|e| failed(path, e)))?;
         for dir in payload.dirs.iter().rev().map(PayloadPath::as_path) {
-            dir::open_payload_dir(self.as_fd(), dir)
+            dir::open_payload_dir(self.dir(), dir)
                 .and_then(|opened| durable::sync(opened.as_fd()))
                 .map_err(|e| failed(dir, e))?;
         }
-        durable::sync(self.as_fd()).map_err(|e| failed(Path::new(""), e))
+        durable::sync(self.dir()).map_err(|e| failed(Path::new(""), e))
     }
 
     /// Step 5: from the end of this the version exists.

@@ -37,10 +37,11 @@ fn remove_dead(parent: std::os::fd::BorrowedFd<'_>, wanted: impl Fn(&[u8]) -> bo
         if entry.kind != FileType::Directory || !wanted(entry.name.to_bytes()) {
             continue;
         }
-        if let Ok(opened) = dir::open_cstr(parent, &entry.name) {
-            if matches!(try_flock(opened.as_fd()), Ok(true)) {
-                let _ = durable::remove_tree(parent, &entry.name);
-            }
+        let Ok(opened) = dir::open_cstr(parent, &entry.name) else {
+            continue;
+        };
+        if matches!(try_flock(opened.as_fd()), Ok(true)) {
+            let _ = durable::remove_tree(parent, &entry.name);
         }
     }
 }

@@ -6,12 +6,14 @@ use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::digest::Hasher;
 use crate::dir;
 use crate::durable;
 use crate::error::StoreError;
-use crate::layout::{AgentDir, LOCK_FILE, Place, VERSIONS_DIR};
+use crate::holder::flock_holder;
+use crate::layout::{AgentDir, LOCK_FILE, Place, VERSIONS_DIR, c_name, open_root};
 use crate::lock::{AgentLock, try_flock};
 use crate::manifest::FileEntry;
 use crate::names::{AgentName, PayloadPath, VersionName};
@@ -31,7 +33,7 @@ pub struct Staging {
     pub(crate) agent: AgentDir,
     pub(crate) version: VersionName,
     pub(crate) versions: OwnedFd,
-    pub(crate) handle: OwnedFd,
+    handle: OwnedFd,
     path: PathBuf,
     /// What the directory is called now; `None` once it is nobody's to remove.
     pub(crate) name: Option<String>,
@@ -57,51 +59,74 @@ impl Staging {
         version: &VersionName,
     ) -> Result<Self, StoreError> {
         loop {
+            // Either is missing where another writer has just taken the empty agent away: begin again.
             let Some((agent, made_agent)) = AgentDir::open_or_make(store.root(), name)? else {
                 continue;
             };
-            let Some(_lock) = store.lock(&agent)? else {
-                continue;
+            let staging = match store.lock(&agent) {
+                Ok(Some(_lock)) => Self::make_locked(store, agent, version),
+                Ok(None) => continue,
+                Err(e) => Err(e),
             };
-            let path = agent.path().join(VERSIONS_DIR);
-            durable::make_dir(agent.handle(), VERSIONS_DIR)
-                .map_err(|e| StoreError::io("make the directory", &path, e))?;
-            let versions =
-                dir::open(agent.handle(), VERSIONS_DIR).map_err(|e| StoreError::io("open", &path, e))?;
-            for place in [Place::Versions, Place::Legacy] {
-                if agent.open_version(version, place)?.is_some() {
-                    return Err(StoreError::VersionExists {
-                        agent: name.clone(),
-                        version: version.clone(),
-                    });
+            return match staging {
+                Ok(mut staging) => {
+                    staging.made_agent = made_agent;
+                    Ok(staging)
                 }
+                Err(e) => {
+                    if made_agent {
+                        remove_empty_agent(store, name);
+                    }
+                    Err(e)
+                }
+            };
+        }
+    }
+
+    fn make_locked(store: &ModelStore, agent: AgentDir, version: &VersionName) -> Result<Self, StoreError> {
+        let versions_path = agent.path().join(VERSIONS_DIR);
+        let staging_name = version.staging_name();
+        let path = versions_path.join(&staging_name);
+        let made_dir = |path, e| StoreError::io("make the directory", path, e);
+        durable::make_dir(agent.handle(), VERSIONS_DIR).map_err(|e| made_dir(&versions_path, e))?;
+        let versions =
+            dir::open(agent.handle(), VERSIONS_DIR).map_err(|e| StoreError::io("open", &versions_path, e))?;
+        for place in [Place::Versions, Place::Legacy] {
+            if agent.open_version(version, place)?.is_some() {
+                let (agent, version) = (agent.name().clone(), version.clone());
+                return Err(StoreError::VersionExists { agent, version });
             }
-            let staging_name = version.staging_name();
-            let path = path.join(&staging_name);
-            let made = durable::make_dir(versions.as_fd(), &staging_name)
-                .map_err(|e| StoreError::io("make the directory", &path, e))?;
-            let handle =
-                dir::open(versions.as_fd(), &staging_name).map_err(|e| StoreError::io("open", &path, e))?;
-            let locked = try_flock(handle.as_fd()).map_err(|e| StoreError::io("lock", &path, e))?;
-            if !made || !locked {
-                return Err(StoreError::Busy {
-                    what: format!("the staging of {name}/{version}"),
-                    holder: crate::holder::flock_holder(handle.as_fd()).map(Box::new),
-                    waited: std::time::Duration::ZERO,
-                });
-            }
-            return Ok(Self {
-                store: store.clone(),
-                agent,
-                version: version.clone(),
-                versions,
-                handle,
-                path,
-                name: Some(staging_name),
-                made_agent,
-                known: Mutex::default(),
+        }
+        let made = durable::make_dir(versions.as_fd(), &staging_name).map_err(|e| made_dir(&path, e))?;
+        let handle =
+            dir::open(versions.as_fd(), &staging_name).map_err(|e| StoreError::io("open", &path, e))?;
+        let mut staging = Self {
+            store: store.clone(),
+            agent,
+            version: version.clone(),
+            versions,
+            handle,
+            path,
+            name: made.then_some(staging_name.clone()),
+            made_agent: false,
+            known: Mutex::default(),
+        };
+        if !try_flock(staging.dir()).map_err(|e| StoreError::io("lock", &staging.path, e))? {
+            staging.name = None;
+            return Err(StoreError::Busy {
+                what: format!("the staging of {}/{version}", staging.agent()),
+                holder: flock_holder(staging.dir()).map(Box::new),
+                waited: Duration::ZERO,
             });
         }
+        if !made {
+            // A dead writer's, which recovery could not clear: now say why.
+            let path = &staging.path;
+            durable::remove_tree(staging.versions.as_fd(), &c_name(&staging_name))
+                .and_then(|()| Err(io::Error::other("it has only just become free; try again")))
+                .map_err(|e| StoreError::io("clear what a dead writer left at", path, e))?;
+        }
+        Ok(staging)
     }
 
     /// The agent it will be a version of.
@@ -171,6 +196,11 @@ impl Staging {
         open().map_err(|e| self.failed("make the directory of", path, e))
     }
 
+    /// The staging directory itself.
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
+    }
+
     /// Remembers the digest of a file that will not be read again.
     pub(crate) fn remember(&self, entry: FileEntry, stamp: Stamp, shared: bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -194,26 +224,31 @@ impl Staging {
         let Some(name) = self.name.take() else {
             return Ok(());
         };
-        durable::remove_tree(self.versions.as_fd(), &crate::layout::c_name(&name))?;
+        durable::remove_tree(self.versions.as_fd(), &c_name(&name))?;
         if self.made_agent {
-            self.remove_empty_agent();
+            remove_empty_agent(&self.store, self.agent.name());
         }
         Ok(())
     }
+}
 
-    /// Takes an agent away again that came into being for a staging which came to nothing. Whoever waits for its lock sees
-    /// that the lock file is gone, and starts again.
-    fn remove_empty_agent(&self) {
-        let Ok(Some(_lock)) = AgentLock::acquire(&self.agent, std::time::Duration::ZERO) else {
-            return;
-        };
-        let is_own = |entry: &dir::Entry| *entry.name == *c".lock" || *entry.name == *c"versions";
-        let empty = dir::entries(self.agent.handle()).is_ok_and(|entries| entries.iter().all(is_own));
-        if empty && durable::remove_empty_dir(self.agent.handle(), VERSIONS_DIR) {
-            let _ = durable::remove_file(self.agent.handle(), LOCK_FILE);
-            if let Ok(root) = crate::layout::open_root(self.store.root()) {
-                durable::remove_empty_dir(root.as_fd(), self.agent.name().as_str());
-            }
+/// Takes an agent away again that came into being for a staging which came to nothing. Whoever waits for its lock sees that
+/// the lock file is gone, and starts again.
+fn remove_empty_agent(store: &ModelStore, name: &AgentName) {
+    let Ok(Some(agent)) = AgentDir::open_to_write(store.root(), name) else {
+        return;
+    };
+    let Ok(Some(_lock)) = AgentLock::acquire(&agent, Duration::ZERO) else {
+        return;
+    };
+    let is_own = |entry: &dir::Entry| *entry.name == *c".lock" || *entry.name == *c"versions";
+    let only_own = dir::entries(agent.handle()).is_ok_and(|entries| entries.iter().all(is_own));
+    let no_version =
+        || durable::remove_empty_dir(agent.handle(), VERSIONS_DIR) || matches!(agent.versions(), Ok(None));
+    if only_own && no_version() {
+        let _ = durable::remove_file(agent.handle(), LOCK_FILE);
+        if let Ok(root) = open_root(store.root()) {
+            durable::remove_empty_dir(root.as_fd(), name.as_str());
         }
     }
 }
@@ -300,12 +335,5 @@ impl std::fmt::Debug for PayloadWriter<'_> {
             .field("path", &self.path)
             .field("size", &self.size)
             .finish_non_exhaustive()
-    }
-}
-
-/// The handle of an open staging, for the modules that read what was staged.
-impl AsFd for Staging {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.handle.as_fd()
     }
 }

@@ -90,7 +90,7 @@ impl Staging {
             return self.checked(entry, expected, &source_path);
         }
         let hash = || -> io::Result<(FileEntry, Stamp)> {
-            let mut file = dir::open_payload(self.as_fd(), path.as_path())?;
+            let mut file = dir::open_payload(self.dir(), path.as_path())?;
             let (sha256, size) = hash_reader(&mut file, self.store.progress())?;
             Ok((
                 FileEntry {
@@ -137,7 +137,7 @@ impl Staging {
         if durable::hard_link(from.handle(), path.as_path(), parent.as_fd(), path.file_name()).is_err() {
             return Ok(false);
         }
-        let linked = dir::open_payload(self.as_fd(), path.as_path()).map_err(failed)?;
+        let linked = dir::open_payload(self.dir(), path.as_path()).map_err(failed)?;
         if dir::same(linked.as_fd(), source.as_fd()).map_err(failed)? {
             return Ok(true);
         }

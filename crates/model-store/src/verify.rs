@@ -186,12 +186,12 @@ impl ModelStore {
                 Err(other) => return Err(other),
             }
         }
+        for problem in payload.problems {
+            findings.add(problem.path().to_owned(), Finding::Forbidden { problem });
+        }
         findings.compare_place(found);
         findings.compare_files(manifest, &entries);
         findings.compare_links(&manifest.links, &payload.links);
-        for problem in payload.problems {
-            findings.add(problem.path().to_owned().as_str(), Finding::Forbidden { problem });
-        }
         let checksum = checksum_of_listing(&entries);
         findings.compare_checksum(manifest.checksum, checksum);
         Ok(Report {
@@ -239,8 +239,8 @@ struct Findings {
 
 impl Findings {
     /// Notes what is wrong with a path, unless something is noted already.
-    fn add(&mut self, path: &str, finding: Finding) {
-        self.by_path.entry(path.to_owned()).or_insert(finding);
+    fn add(&mut self, path: impl Into<String>, finding: Finding) {
+        self.by_path.entry(path.into()).or_insert(finding);
     }
 
     fn manifest(&mut self, what: impl Into<String>) {

@@ -1,1 +1,26 @@
 //! Tests of the store through its public API.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+#![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests play the foreign writer, the vandal and the old script"
+)]
+
+mod busy;
+mod child;
+mod coreutils;
+mod cuts;
+mod fixture;
+mod host;
+mod legacy;
+mod manifest;
+mod names;
+mod payload;
+mod publish;
+mod recovery;
+mod transfer;
+mod verify;

@@ -1,0 +1,223 @@
+//! This test binary run again as a process of its own: a writer that can be killed, refused or left holding a lock.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use model_store::{FinalizeOptions, ModelStore, Progress, Published, StoreError, exit};
+
+use crate::fixture::{full_message, payload, scout, version};
+
+const TASK_VARIABLE: &str = "MODEL_STORE_TEST_CHILD";
+/// How many writes and opens a child makes before the first that matters. Faults are injected by the count of a thread's
+/// calls, and no other thread of the test harness makes as many, so the fault hits the thread that publishes.
+pub(crate) const WARM_UP_CALLS: usize = 100;
+
+/// What a child is to do, and to which store.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(crate) struct Task {
+    pub(crate) root: std::path::PathBuf,
+    pub(crate) version: String,
+    pub(crate) work: Work,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Work {
+    /// Publish a version that uses every part of the protocol, on one thread.
+    Publish,
+    /// The same, beginning when a line comes on stdin.
+    PublishOnSignal,
+    /// Say `holding` in the middle of a publish, while the agent's lock is held, and go on when stdin ends.
+    HoldLock,
+    /// Say `holding` with a staging open, and go on when stdin ends.
+    HoldStaging,
+}
+
+impl Task {
+    /// The command that carries it out, behind `wrapper` (such as strace with its arguments).
+    pub(crate) fn command(&self, wrapper: &[String]) -> Command {
+        let this = std::env::current_exe().unwrap();
+        let mut command = match wrapper {
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(this);
+                command
+            }
+            [] => Command::new(this),
+        };
+        command.args(["--exact", "child::child", "--nocapture", "--test-threads=1"]);
+        command.env(TASK_VARIABLE, serde_json::to_string(self).unwrap());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn start(&self) -> Running {
+        Running(self.command(&[]).spawn().unwrap())
+    }
+
+    pub(crate) fn run(&self, wrapper: &[String]) -> Outcome {
+        Running(self.command(wrapper).spawn().unwrap()).end()
+    }
+}
+
+/// A child at work; killed when it is dropped.
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn go(&mut self) {
+        self.0.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    }
+
+    /// Reads until the child says a word.
+    pub(crate) fn await_word(&mut self, word: &str) {
+        let mut stdout = BufReader::new(self.0.stdout.as_mut().unwrap());
+        let mut line = String::new();
+        while !line.contains(word) {
+            line.clear();
+            assert_ne!(
+                stdout.read_line(&mut line).unwrap(),
+                0,
+                "the child ended before it said {word:?}"
+            );
+        }
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// Lets the child come to its end.
+    pub(crate) fn end(mut self) -> Outcome {
+        drop(self.0.stdin.take());
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        self.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        Outcome {
+            status: self.0.wait().unwrap(),
+            stderr,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) status: ExitStatus,
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    pub(crate) fn code(&self) -> Option<u8> {
+        self.status.code().and_then(|code| u8::try_from(code).ok())
+    }
+}
+
+/// Not a test of anything: what a [`Task`] runs. Without one it ends at once.
+#[test]
+fn child() {
+    let Ok(task) = std::env::var(TASK_VARIABLE) else {
+        return;
+    };
+    let task: Task = serde_json::from_str(&task).unwrap();
+    // One thread: the calls of a publish come in the same order every time.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let code = match pool.install(|| work(&task)) {
+        Ok(_) => exit::OK,
+        Err(error) => {
+            eprintln!("error: {}", full_message(&error));
+            error.exit_code()
+        }
+    };
+    std::process::exit(code.into());
+}
+
+fn work(task: &Task) -> Result<Published, StoreError> {
+    let store = ModelStore::open(&task.root)?;
+    match task.work {
+        Work::Publish => {
+            warm_up();
+            publish(&store, task)
+        }
+        Work::PublishOnSignal => {
+            await_stdin();
+            publish(&store, task)
+        }
+        Work::HoldLock => {
+            let once = std::sync::Once::new();
+            let hold = Progress::new(move |_| {
+                once.call_once(hold);
+                ControlFlow::Continue(())
+            });
+            let staging = store
+                .with_progress(hold)
+                .stage_new(&scout(), &version(&task.version))?;
+            std::fs::write(staging.path().join("foreign"), b"hashed under the lock").unwrap();
+            staging.finalize(FinalizeOptions::default())
+        }
+        Work::HoldStaging => {
+            let staging = store.stage_new(&scout(), &version(&task.version))?;
+            staging.write(&payload("a"), b"a")?;
+            hold();
+            staging.finalize(FinalizeOptions::default())
+        }
+    }
+}
+
+fn hold() {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(b"holding\n").unwrap();
+    stdout.flush().unwrap();
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+fn await_stdin() {
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+fn warm_up() {
+    for _ in 0..WARM_UP_CALLS {
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/null")
+            .unwrap()
+            .write_all(b"x")
+            .unwrap();
+    }
+}
+
+/// Payload of every kind: written, shared with the version before, put there by somebody else, a link.
+fn publish(store: &ModelStore, task: &Task) -> Result<Published, StoreError> {
+    let staging = store.stage_new(&scout(), &version(&task.version))?;
+    staging.write(&payload("config.json"), task.version.as_bytes())?;
+    staging.write(&payload("weights/a/b/model.bin"), &vec![7; 300_000])?;
+    let shared = payload("weights/model.bin");
+    if let Some(before) = store
+        .get_current(&scout())?
+        .filter(|before| before.manifest().file(&shared).is_some())
+    {
+        staging.share(&before, &shared)?;
+    }
+    foreign_file(staging.path());
+    staging.finalize(FinalizeOptions::default())
+}
+
+/// A compiler child's file. What is injected into this test's own calls is no fault of the store.
+fn foreign_file(staging: &Path) {
+    let _ = std::fs::write(staging.join("model.engine"), b"a plan");
+    let _ = std::os::unix::fs::symlink("config.json", staging.join("link"));
+}

@@ -1,0 +1,144 @@
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use model_store::{FinalizeOptions, Finding};
+
+use crate::fixture::{Fixture, payload, scout, version};
+
+type Damage = fn(&Path);
+
+fn overwrite(path: &Path, bytes: &[u8]) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn edit_manifest(dir: &Path, from: &str, to: &str) {
+    let path = dir.join("manifest.json");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "the manifest has no {from}");
+    overwrite(&path, text.replace(from, to).as_bytes());
+}
+
+/// How a version can rot, and what is said about it.
+const DAMAGE: &[(&str, Damage, &[&str])] = &[
+    (
+        "one bit",
+        |d| overwrite(&d.join("a"), b"onf"),
+        &["a has other bytes", "the checksum is"],
+    ),
+    (
+        "cut off",
+        |d| overwrite(&d.join("a"), b"on"),
+        &["a has 2 bytes, published were 3", "the checksum is"],
+    ),
+    (
+        "missing",
+        |d| fs::remove_file(d.join("a")).unwrap(),
+        &[
+            "a is missing",
+            "\"l\" is a symbolic link to nothing",
+            "the checksum is",
+        ],
+    ),
+    (
+        "one more",
+        |d| fs::write(d.join("extra"), b"").unwrap(),
+        &["extra is not in the manifest", "the checksum is"],
+    ),
+    (
+        "another link",
+        |d| relink(d, "b"),
+        &["l is not the symbolic link"],
+    ),
+    (
+        "a link gone",
+        |d| fs::remove_file(d.join("l")).unwrap(),
+        &["l is not the symbolic link"],
+    ),
+    (
+        "a link out",
+        |d| relink(d, "/etc/passwd"),
+        &["\"l\" is a symbolic link that leaves the version"],
+    ),
+    (
+        "a file made a link",
+        |d| {
+            fs::remove_file(d.join("a")).unwrap();
+            symlink("b", d.join("a")).unwrap();
+        },
+        &["a is missing", "the checksum is"],
+    ),
+    (
+        "another version's",
+        |d| edit_manifest(d, r#""version": "v1""#, r#""version": "v9""#),
+        &["manifest.json is of version v9"],
+    ),
+    (
+        "another agent's",
+        |d| edit_manifest(d, r#""agent": "scout""#, r#""agent": "spy""#),
+        &["manifest.json is of agent spy"],
+    ),
+    (
+        "a size edited",
+        |d| edit_manifest(d, r#""size": 3"#, r#""size": 4"#),
+        &["a has 3 bytes, published were 4"],
+    ),
+];
+
+fn relink(dir: &Path, target: &str) {
+    fs::remove_file(dir.join("l")).unwrap();
+    symlink(target, dir.join("l")).unwrap();
+}
+
+#[test]
+fn every_damage_is_found_and_named() {
+    for (row, damage, expected) in DAMAGE {
+        let fixture = Fixture::new();
+        let staging = fixture.store.stage_new(&scout(), &version("v1")).unwrap();
+        staging.write(&payload("a"), b"one").unwrap();
+        staging.write(&payload("b"), b"four").unwrap();
+        symlink("a", staging.path().join("l")).unwrap();
+        staging.finalize(FinalizeOptions::default()).unwrap();
+        assert!(
+            fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok(),
+            "{row}: before"
+        );
+        damage(&fixture.agent_dir().join("versions/v1"));
+        let report = fixture.store.verify(&scout(), &version("v1")).unwrap();
+        assert!(!report.is_ok(), "{row}: nothing was found");
+        let said: Vec<_> = report.findings.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), expected.len(), "{row}: {said:?}");
+        for (said, expected) in said.iter().zip(*expected) {
+            assert!(said.contains(expected), "{row}: {said:?} lacks {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn a_forged_list_does_not_add_up() {
+    let fixture = Fixture::with_v1();
+    let dir = fixture.agent_dir().join("versions/v1");
+    overwrite(&dir.join("config.json"), b"[]");
+    let (old, new) = (
+        model_store::Digest::of(b"{}").to_string(),
+        model_store::Digest::of(b"[]").to_string(),
+    );
+    edit_manifest(&dir, &old, &new);
+    let report = fixture.store.verify(&scout(), &version("v1")).unwrap();
+    assert!(
+        matches!(
+            report.findings[..],
+            [Finding::Manifest { .. }, Finding::Checksum { .. }]
+        ),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn a_sound_version_is_counted() {
+    let fixture = Fixture::with_v1();
+    let report = fixture.store.verify(&scout(), &version("v1")).unwrap();
+    assert_eq!((report.files_checked, report.bytes), (2, 5));
+    assert_eq!(Some(report.checksum), report.expected_checksum);
+}
