@@ -19,11 +19,8 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode, Failure> {
     let mut out = anstream::stdout();
     if args.dry_run {
         let plan = trt_compiler::plan(&job)?;
-        let text = if args.json {
-            to_json(&plan)?
-        } else {
-            show::plan(&plan, job.engine == EngineWish::Build)
-        };
+        let text =
+            if args.json { to_json(&plan)? } else { show::plan(&plan, job.engine == EngineWish::Build) };
         writeln!(out, "{text}").map_err(Failure::output)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -35,11 +32,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode, Failure> {
     let report = show::Report::new(args.json);
     let outcome = trt_compiler::run(&job, &report, &interrupt)?;
     drop(report);
-    let text = if args.json {
-        to_json(&outcome)?
-    } else {
-        show::summary(&outcome)
-    };
+    let text = if args.json { to_json(&outcome)? } else { show::summary(&outcome) };
     writeln!(out, "{text}").map_err(Failure::output)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -58,19 +51,12 @@ fn listen() -> Result<Interrupt, Failure> {
 
 fn job(args: &BuildArgs) -> Result<Job, Failure> {
     let Some(agent) = args.agent.clone() else {
-        return Err(Failure::message(
-            exit::USAGE,
-            "an agent is needed: --agent AGENT".to_owned(),
-        ));
+        return Err(Failure::message(exit::USAGE, "an agent is needed: --agent AGENT".to_owned()));
     };
     let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
     // A first publish makes the store. A dry run does not: it needs one to read only if it names no source.
     let named = args.source.is_some() || args.model_id.is_some();
-    let store = if named && !args.dry_run {
-        ModelStore::create(root)?
-    } else {
-        ModelStore::open(root)?
-    };
+    let store = if named && !args.dry_run { ModelStore::create(root)? } else { ModelStore::open(root)? };
     let source = source::resolve(args, &agent, &store)?;
     let texts = match &args.texts {
         None => texts::built_in(),
@@ -81,11 +67,7 @@ fn job(args: &BuildArgs) -> Result<Job, Failure> {
             texts::from_lines(&text)
         }
     };
-    let mut targets = if args.target.is_empty() {
-        Target::DEFAULT.to_vec()
-    } else {
-        args.target.clone()
-    };
+    let mut targets = if args.target.is_empty() { Target::DEFAULT.to_vec() } else { args.target.clone() };
     targets.sort_unstable();
     targets.dedup();
     let build = BuildOptions::this_program().map_err(|error| Failure::new(exit::FAILURE, error))?;
@@ -112,16 +94,9 @@ fn job(args: &BuildArgs) -> Result<Job, Failure> {
         reference: args.reference.clone(),
         texts,
         thresholds: thresholds(args, args.precision),
-        activation: if args.no_activate {
-            Activation::Keep
-        } else {
-            Activation::Activate
-        },
+        activation: if args.no_activate { Activation::Keep } else { Activation::Activate },
         runtimes: Runtimes::from_env(),
-        build: BuildOptions {
-            timeout: args.build_timeout,
-            ..build
-        },
+        build: BuildOptions { timeout: args.build_timeout, ..build },
     })
 }
 

@@ -86,12 +86,7 @@ pub(crate) struct BuildArgs {
     pub(crate) model_id: Option<String>,
 
     /// Branch, tag or commit of the model
-    #[arg(
-        long,
-        value_name = "REVISION",
-        help_heading = "Source",
-        default_value = "main"
-    )]
+    #[arg(long, value_name = "REVISION", help_heading = "Source", default_value = "main")]
     pub(crate) revision: String,
 
     /// Take the model from a folder [default: the agent's current version, else its entry in the agent map]
@@ -153,9 +148,9 @@ pub(crate) struct BuildArgs {
 
 fn parse_precision(word: &str) -> Result<Precision, String> {
     match word {
-        "int8" | "fp8" | "int4" => Err(format!(
-            "{word} needs calibration, which is not built in yet; one of fp32, tf32, fp16, bf16"
-        )),
+        "int8" | "fp8" | "int4" => {
+            Err(format!("{word} needs calibration, which is not built in yet; one of fp32, tf32, fp16, bf16"))
+        }
         _ => word.parse(),
     }
 }

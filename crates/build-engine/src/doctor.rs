@@ -39,30 +39,18 @@ struct Finding {
 
 impl Finding {
     fn ok(what: &'static str, found: impl Display) -> Self {
-        Self {
-            what,
-            state: State::Ok,
-            found: found.to_string(),
-            next: None,
-        }
+        Self { what, state: State::Ok, found: found.to_string(), next: None }
     }
 
     fn lacking(what: &'static str, state: State, found: impl Display, next: impl Display) -> Self {
-        Self {
-            what,
-            state,
-            found: found.to_string(),
-            next: Some(next.to_string()),
-        }
+        Self { what, state, found: found.to_string(), next: Some(next.to_string()) }
     }
 }
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let runtimes = Runtimes::from_env();
     let findings = [
-        library("onnx runtime", runtimes.onnxruntime(), |path| {
-            onnxruntime_version(path)
-        }),
+        library("onnx runtime", runtimes.onnxruntime(), onnxruntime_version),
         builder(&runtimes),
         driver(),
         gpu(),
@@ -85,15 +73,8 @@ fn line(finding: &Finding) -> String {
         State::Absent => (QUIET, "none"),
         State::Missing => (BAD, "missing"),
     };
-    let next = finding
-        .next
-        .as_ref()
-        .map(|next| format!("\n{:24}next: {next}", ""))
-        .unwrap_or_default();
-    format!(
-        "{:<14} {style}{word:<8}{style:#} {}{next}",
-        finding.what, finding.found
-    )
+    let next = finding.next.as_ref().map(|next| format!("\n{:24}next: {next}", "")).unwrap_or_default();
+    format!("{:<14} {style}{word:<8}{style:#} {}{next}", finding.what, finding.found)
 }
 
 fn library<E: Display>(
@@ -106,12 +87,9 @@ fn library<E: Display>(
         Err(missing) => Finding::lacking(what, State::Missing, missing, install),
         Ok(path) => match version(&path) {
             Ok(version) => Finding::ok(what, format!("{version}  {}", path.display())),
-            Err(error) => Finding::lacking(
-                what,
-                State::Missing,
-                format!("{}: {error}", path.display()),
-                install,
-            ),
+            Err(error) => {
+                Finding::lacking(what, State::Missing, format!("{}: {error}", path.display()), install)
+            }
         },
     }
 }
@@ -120,18 +98,9 @@ fn builder(runtimes: &Runtimes) -> Finding {
     let what = "tensorrt-rtx";
     if !cfg!(feature = "tensorrt") {
         let next = "cargo build -p build-engine (the feature `tensorrt` is on by default)";
-        return Finding::lacking(
-            what,
-            State::Absent,
-            "this binary was built without it: no engines",
-            next,
-        );
+        return Finding::lacking(what, State::Absent, "this binary was built without it: no engines", next);
     }
-    library(
-        what,
-        runtimes.tensorrt_rtx().map(|libraries| libraries.core),
-        tensorrt_version,
-    )
+    library(what, runtimes.tensorrt_rtx().map(|libraries| libraries.core), tensorrt_version)
 }
 
 fn driver() -> Finding {
@@ -151,14 +120,7 @@ fn gpu() -> Finding {
         .into_iter()
         .flatten()
         .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("information")).ok())
-        .filter_map(|text| {
-            Some(
-                text.lines()
-                    .find_map(|line| line.strip_prefix("Model:"))?
-                    .trim()
-                    .to_owned(),
-            )
-        })
+        .filter_map(|text| Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned()))
         .collect();
     if models.is_empty() {
         return Finding {

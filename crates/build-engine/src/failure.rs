@@ -16,35 +16,22 @@ pub(crate) struct Failure {
 impl Failure {
     /// `error`, ending with `code`.
     pub(crate) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
-        Self {
-            error: error.into(),
-            code,
-        }
+        Self { error: error.into(), code }
     }
 
     /// A sentence, ending with `code`.
     pub(crate) fn message(code: u8, sentence: String) -> Self {
-        Self {
-            error: anyhow::Error::msg(sentence),
-            code,
-        }
+        Self { error: anyhow::Error::msg(sentence), code }
     }
 
     /// The same failure, said to have happened while doing `what`.
     pub(crate) fn context(self, what: String) -> Self {
-        Self {
-            error: self.error.context(what),
-            ..self
-        }
+        Self { error: self.error.context(what), ..self }
     }
 
     /// Standard output could not be written. A reader that has seen enough is no failure.
     pub(crate) fn output(error: io::Error) -> Self {
-        let code = if error.kind() == io::ErrorKind::BrokenPipe {
-            exit::OK
-        } else {
-            exit::FAILURE
-        };
+        let code = if error.kind() == io::ErrorKind::BrokenPipe { exit::OK } else { exit::FAILURE };
         Self::new(code, error)
     }
 

@@ -13,10 +13,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     #[cfg(feature = "tensorrt")]
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|argument| argument == trt_compiler::engine::WORKER_ARGUMENT)
-    {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == trt_compiler::engine::WORKER_ARGUMENT) {
         return trt_compiler::engine::worker_main();
     }
     let cli = cli::Cli::parse();

@@ -26,10 +26,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(json: bool) -> Self {
-        Self {
-            json,
-            running: RefCell::new(None),
-        }
+        Self { json, running: RefCell::new(None) }
     }
 
     fn clear(&self) {
@@ -71,10 +68,7 @@ impl Observer for Report {
             return;
         }
         let took = seconds(took.as_secs_f64());
-        let line = format!(
-            " {GOOD}{:<8}{GOOD:#}   {summary}  {QUIET}{took}{QUIET:#}",
-            step.to_string()
-        );
+        let line = format!(" {GOOD}{:<8}{GOOD:#}   {summary}  {QUIET}{took}{QUIET:#}", step.to_string());
         // A reader that has gone away does not stop a publish.
         let _ = writeln!(anstream::stdout(), "{line}");
     }
@@ -108,17 +102,11 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
             Step::Source => (human_bytes(export.weight_bytes), source(&outcome.evidence.source)),
             Step::Export => (
                 human_bytes(export.onnx_bytes as u64),
-                format!(
-                    "{} in {}, opset {}",
-                    export.model_type, export.precision, export.opset
-                ),
+                format!("{} in {}, opset {}", export.model_type, export.precision, export.opset),
             ),
             Step::Check => (
                 String::new(),
-                format!(
-                    "{} texts against {}",
-                    outcome.evidence.texts, outcome.evidence.reference
-                ),
+                format!("{} texts against {}", outcome.evidence.texts, outcome.evidence.reference),
             ),
             Step::Gate => {
                 let top1 = measured
@@ -127,48 +115,30 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
                     .unwrap_or_default();
                 (
                     String::new(),
-                    format!(
-                        "max abs {:.1e}, cosine {:.6}{top1}",
-                        measured.max_abs, measured.cosine_min
-                    ),
+                    format!("max abs {:.1e}, cosine {:.6}{top1}", measured.max_abs, measured.cosine_min),
                 )
             }
-            Step::Engine => outcome
-                .engine
-                .as_ref()
-                .map_or((String::new(), String::new()), |engine| {
-                    let peak = human_bytes(engine.facts.peak_memory_bytes);
-                    (
-                        human_bytes(engine.facts.plan_bytes),
-                        format!("tensorrt-rtx {}, peak memory {peak}", engine.facts.version),
-                    )
-                }),
-            Step::Publish => (
-                human_bytes(outcome.published.bytes),
-                outcome.published.path.display().to_string(),
-            ),
+            Step::Engine => outcome.engine.as_ref().map_or((String::new(), String::new()), |engine| {
+                let peak = human_bytes(engine.facts.peak_memory_bytes);
+                (
+                    human_bytes(engine.facts.plan_bytes),
+                    format!("tensorrt-rtx {}, peak memory {peak}", engine.facts.version),
+                )
+            }),
+            Step::Publish => {
+                (human_bytes(outcome.published.bytes), outcome.published.path.display().to_string())
+            }
         };
         table.add_row([step.to_string(), size, seconds(*took), result]);
     }
     let published = &outcome.published;
-    let was = published
-        .previous
-        .as_ref()
-        .map(|previous| format!("   (was {previous})"))
-        .unwrap_or_default();
+    let was = published.previous.as_ref().map(|previous| format!("   (was {previous})")).unwrap_or_default();
     let pointer = if published.activated {
         format!("{} → {}{was}", published.agent, published.version)
     } else {
-        format!(
-            "{}/{} is published; current stays as it was",
-            published.agent, published.version
-        )
+        format!("{}/{} is published; current stays as it was", published.agent, published.version)
     };
-    let plan = outcome
-        .plan
-        .as_ref()
-        .map(|path| format!("\n{}", path.display()))
-        .unwrap_or_default();
+    let plan = outcome.plan.as_ref().map(|path| format!("\n{}", path.display())).unwrap_or_default();
     format!("\n{table}\n\n{pointer}{plan}")
 }
 
@@ -176,12 +146,7 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
 pub(crate) fn plan(plan: &Plan, engine: bool) -> String {
     let export = &plan.export;
     let mut lines = vec![
-        format!(
-            "source     {} ({}, {} files)",
-            source(&plan.source),
-            export.model_type,
-            plan.files.len()
-        ),
+        format!("source     {} ({}, {} files)", source(&plan.source), export.model_type, plan.files.len()),
         format!(
             "export     model.onnx {}, {}, opset {}, {} nodes, gives {}",
             human_bytes(export.onnx_bytes as u64),

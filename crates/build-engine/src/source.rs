@@ -41,9 +41,7 @@ fn from_folder(folder: &Path) -> Result<ModelSource, Failure> {
     let path = folder.canonicalize().map_err(|error| {
         Failure::new(exit::NOT_FOUND, error).context(format!("cannot open the source {}", folder.display()))
     })?;
-    let provenance = Provenance::Folder {
-        path: path.display().to_string(),
-    };
+    let provenance = Provenance::Folder { path: path.display().to_string() };
     Ok(ModelSource::Folder { path, provenance })
 }
 
@@ -63,8 +61,5 @@ fn from_cache(id: &str, revision: &str) -> Result<ModelSource, Failure> {
         revision: revision.to_owned(),
         commit: snapshot.commit.clone(),
     };
-    Ok(ModelSource::Folder {
-        path: snapshot.path,
-        provenance,
-    })
+    Ok(ModelSource::Folder { path: snapshot.path, provenance })
 }

@@ -23,13 +23,8 @@ pub(crate) struct Heads {
 impl Graph<'_> {
     /// The value [batch, sequence] of the running input, as a list of two integers.
     pub(crate) fn batch_and_sequence(&mut self) -> Result<Value, ExportError> {
-        let ids = Value {
-            name: INPUT_IDS.to_owned(),
-            dtype: DataType::I64,
-        };
-        self.once("shape", |graph| {
-            Ok(graph.node("Shape", &[&ids], Vec::new(), DataType::I64))
-        })
+        let ids = Value { name: INPUT_IDS.to_owned(), dtype: DataType::I64 };
+        self.once("shape", |graph| Ok(graph.node("Shape", &[&ids], Vec::new(), DataType::I64)))
     }
 
     /// [batch, sequence, heads, size]
@@ -43,23 +38,15 @@ impl Graph<'_> {
 
     /// `attention_mask` as `dtype`, [batch, sequence] with 1 for a token and 0 for padding.
     pub(crate) fn mask(&mut self, dtype: DataType) -> Result<Value, ExportError> {
-        let mask = Value {
-            name: ATTENTION_MASK.to_owned(),
-            dtype: DataType::I64,
-        };
-        self.once(&format!("mask:{}", dtype.onnx()), |graph| {
-            Ok(graph.cast(&mask, dtype))
-        })
+        let mask = Value { name: ATTENTION_MASK.to_owned(), dtype: DataType::I64 };
+        self.once(&format!("mask:{}", dtype.onnx()), |graph| Ok(graph.cast(&mask, dtype)))
     }
 
     /// What is added to the scores, as `dtype`: [batch, 1, 1, sequence], 0 for a token.
     fn score_mask(&mut self, dtype: DataType) -> Result<Value, ExportError> {
         let mask = self.mask(DataType::F32)?;
         self.once(&format!("mask:scores:{}", dtype.onnx()), |graph| {
-            let (one, masked) = (
-                graph.scalar(1.0, DataType::F32),
-                graph.scalar(MASKED_SCORE, DataType::F32),
-            );
+            let (one, masked) = (graph.scalar(1.0, DataType::F32), graph.scalar(MASKED_SCORE, DataType::F32));
             let padding = graph.arithmetic("Sub", &one, &mask);
             let scores = graph.arithmetic("Mul", &padding, &masked);
             let scores = graph.unsqueeze(&scores, &[1, 2]);
@@ -96,12 +83,7 @@ impl Graph<'_> {
         let context = if fused {
             let [q, k, v] = [q, k, v].map(|x| split(self, x, [0, 2, 1, 3]));
             let mask = self.square_score_mask(dtype)?;
-            self.node(
-                "Attention",
-                &[&q, &k, &v, &mask],
-                vec![Attribute::Float("scale", scale)],
-                dtype,
-            )
+            self.node("Attention", &[&q, &k, &v, &mask], vec![Attribute::Float("scale", scale)], dtype)
         } else {
             let q = split(self, q, [0, 2, 1, 3]);
             let k = split(self, k, [0, 2, 3, 1]);
@@ -113,12 +95,7 @@ impl Graph<'_> {
             let scores = self.cast(&scores, DataType::F32);
             let mask = self.score_mask(DataType::F32)?;
             let scores = self.arithmetic("Add", &scores, &mask);
-            let weights = self.node(
-                "Softmax",
-                &[&scores],
-                vec![Attribute::Int("axis", -1)],
-                DataType::F32,
-            );
+            let weights = self.node("Softmax", &[&scores], vec![Attribute::Int("axis", -1)], DataType::F32);
             let weights = self.cast(&weights, dtype);
             self.node("MatMul", &[&weights, &v], Vec::new(), dtype)
         };

@@ -60,12 +60,7 @@ impl Checkpoint {
             }
             config => config?,
         };
-        let mut checkpoint = Self {
-            folder,
-            config,
-            tensors: BTreeMap::new(),
-            foreign: BTreeMap::new(),
-        };
+        let mut checkpoint = Self { folder, config, tensors: BTreeMap::new(), foreign: BTreeMap::new() };
         for shard in checkpoint.shards()? {
             checkpoint.read_shard(&shard)?;
         }
@@ -87,18 +82,13 @@ impl Checkpoint {
     /// `model_type` of `config.json`; empty if it has none.
     #[must_use]
     pub fn model_type(&self) -> &str {
-        self.config
-            .get("model_type")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
+        self.config.get("model_type").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// `config.json` as the type a family wants.
     pub fn config<T: serde::de::DeserializeOwned>(&self) -> Result<T, ExportError> {
-        T::deserialize(&self.config).map_err(|error| ExportError::Config {
-            path: self.config_path(),
-            reason: error.to_string(),
-        })
+        T::deserialize(&self.config)
+            .map_err(|error| ExportError::Config { path: self.config_path(), reason: error.to_string() })
     }
 
     /// Names of all tensors that a graph can hold, sorted.
@@ -133,11 +123,7 @@ impl Checkpoint {
             .max_by_key(|(length, _)| *length)
             .map(|(_, candidate)| candidate.clone())
             .unwrap_or_default();
-        Err(ExportError::MissingTensor {
-            folder: self.folder.clone(),
-            tensor: name.to_owned(),
-            near,
-        })
+        Err(ExportError::MissingTensor { folder: self.folder.clone(), tensor: name.to_owned(), near })
     }
 
     /// The weight files, in the order of their names.
@@ -148,22 +134,14 @@ impl Checkpoint {
         }
         let index = self.folder.join("model.safetensors.index.json");
         if !index.is_file() {
-            return Err(ExportError::NoWeights {
-                folder: self.folder.clone(),
-                pickles: self.pickles(),
-            });
+            return Err(ExportError::NoWeights { folder: self.folder.clone(), pickles: self.pickles() });
         }
-        let parsed: Index =
-            serde_json::from_value(read_json(&index)?).map_err(|error| ExportError::Config {
-                path: index.clone(),
-                reason: error.to_string(),
-            })?;
+        let parsed: Index = serde_json::from_value(read_json(&index)?)
+            .map_err(|error| ExportError::Config { path: index.clone(), reason: error.to_string() })?;
         let mut shards: Vec<String> = parsed.weight_map.into_values().collect();
         shards.sort_unstable();
         shards.dedup();
-        if let Some(hostile) = shards
-            .iter()
-            .find(|name| name.contains(['/', '\\']) || name.starts_with('.'))
+        if let Some(hostile) = shards.iter().find(|name| name.contains(['/', '\\']) || name.starts_with('.'))
         {
             let reason = format!("{hostile:?} is not the name of a file in the same folder");
             return Err(ExportError::Config { path: index, reason });
@@ -179,10 +157,7 @@ impl Checkpoint {
         let mut names: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .filter(|name| {
-                let extension = Path::new(name)
-                    .extension()
-                    .and_then(|e| e.to_str())
-                    .unwrap_or_default();
+                let extension = Path::new(name).extension().and_then(|e| e.to_str()).unwrap_or_default();
                 matches!(extension, "bin" | "pt" | "pth" | "ckpt" | "pkl")
             })
             .collect();
@@ -200,20 +175,10 @@ impl Checkpoint {
                     let shape = info.shape.clone();
                     let (offset_bytes, length_bytes) = (header_bytes + start, end - start);
                     let file = name.to_owned();
-                    self.tensors.insert(
-                        tensor,
-                        Tensor {
-                            file,
-                            dtype,
-                            shape,
-                            offset_bytes,
-                            length_bytes,
-                        },
-                    );
+                    self.tensors.insert(tensor, Tensor { file, dtype, shape, offset_bytes, length_bytes });
                 }
                 None => {
-                    self.foreign
-                        .insert(tensor, (name.to_owned(), format!("{:?}", info.dtype)));
+                    self.foreign.insert(tensor, (name.to_owned(), format!("{:?}", info.dtype)));
                 }
             }
         }
@@ -223,29 +188,18 @@ impl Checkpoint {
 
 /// Reads a safetensors header and checks it against the length of the file; returns where the tensors begin.
 fn read_header(path: &Path) -> Result<(u64, Metadata), ExportError> {
-    let io = |source| ExportError::Io {
-        doing: "read",
-        path: path.to_owned(),
-        source,
-    };
-    let corrupt = |reason: String| ExportError::Corrupt {
-        path: path.to_owned(),
-        reason,
-    };
+    let io = |source| ExportError::Io { doing: "read", path: path.to_owned(), source };
+    let corrupt = |reason: String| ExportError::Corrupt { path: path.to_owned(), reason };
     let mut file = File::open(path).map_err(io)?;
     let file_bytes = file.metadata().map_err(io)?.len();
     let mut length = [0; 8];
     if file_bytes < 8 {
-        return Err(corrupt(format!(
-            "it has {file_bytes} bytes, fewer than its length field"
-        )));
+        return Err(corrupt(format!("it has {file_bytes} bytes, fewer than its length field")));
     }
     file.read_exact(&mut length).map_err(io)?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER_BYTES || length > file_bytes - 8 {
-        return Err(corrupt(format!(
-            "it claims a header of {length} bytes and has {file_bytes} in all"
-        )));
+        return Err(corrupt(format!("it claims a header of {length} bytes and has {file_bytes} in all")));
     }
     let mut header = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
     file.read_exact(&mut header).map_err(io)?;
@@ -253,39 +207,24 @@ fn read_header(path: &Path) -> Result<(u64, Metadata), ExportError> {
         serde_json::from_slice(&header).map_err(|error| corrupt(format!("its header: {error}")))?;
     let expected = 8 + length + metadata.data_len() as u64;
     if expected != file_bytes {
-        return Err(corrupt(format!(
-            "its header describes {expected} bytes, the file has {file_bytes}"
-        )));
+        return Err(corrupt(format!("its header describes {expected} bytes, the file has {file_bytes}")));
     }
     Ok((8 + length, metadata))
 }
 
 fn read_json(path: &Path) -> Result<Value, ExportError> {
-    let io = |source| ExportError::Io {
-        doing: "read",
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| ExportError::Io { doing: "read", path: path.to_owned(), source };
     let mut text = Vec::new();
     let file = File::open(path).map_err(io)?;
     file.take(MAX_JSON_BYTES + 1).read_to_end(&mut text).map_err(io)?;
     if text.len() as u64 > MAX_JSON_BYTES {
         let reason = format!("it is larger than {} MiB", MAX_JSON_BYTES >> 20);
-        return Err(ExportError::Config {
-            path: path.to_owned(),
-            reason,
-        });
+        return Err(ExportError::Config { path: path.to_owned(), reason });
     }
-    serde_json::from_slice(&text).map_err(|error| ExportError::Config {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
+    serde_json::from_slice(&text)
+        .map_err(|error| ExportError::Config { path: path.to_owned(), reason: error.to_string() })
 }
 
 fn common_suffix(a: &str, b: &str) -> usize {
-    a.bytes()
-        .rev()
-        .zip(b.bytes().rev())
-        .take_while(|(x, y)| x == y)
-        .count()
+    a.bytes().rev().zip(b.bytes().rev()).take_while(|(x, y)| x == y).count()
 }

@@ -33,6 +33,14 @@ impl DataType {
         self as i32
     }
 
+    /// The type of ONNX's number, if it is one of these.
+    #[must_use]
+    pub fn from_onnx(number: i32) -> Option<Self> {
+        [Self::F32, Self::I32, Self::I64, Self::Bool, Self::F16, Self::F64, Self::Bf16]
+            .into_iter()
+            .find(|dtype| dtype.onnx() == number)
+    }
+
     /// The type that a safetensors header names, where a graph can hold it as a weight.
     #[must_use]
     pub fn from_safetensors(dtype: safetensors::Dtype) -> Option<Self> {

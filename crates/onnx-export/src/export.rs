@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Dim, Graph};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto};
-use crate::{Bf16, ExportError, Head, Precision, families, heads};
+use crate::{Bf16, DataType, ExportError, Head, Precision, families, heads};
 
 /// How operations are written, where there is more than one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -59,13 +59,7 @@ impl ExportOptions {
     /// The options for `head` in `precision`, written for TensorRT, with nothing kept in fp32.
     #[must_use]
     pub fn new(head: Head, precision: Precision) -> Self {
-        Self {
-            head,
-            precision,
-            lowering: Lowering::TensorRt,
-            keep_fp32: Vec::new(),
-            bf16: Bf16::Native,
-        }
+        Self { head, precision, lowering: Lowering::TensorRt, keep_fp32: Vec::new(), bf16: Bf16::Native }
     }
 
     /// Whether a pattern of `keep_fp32` names `module`, or the module from one of its dots on.
@@ -124,8 +118,8 @@ pub struct ExportReport {
 pub struct TensorDescription {
     /// Name.
     pub name: String,
-    /// ONNX element type number.
-    pub dtype: i32,
+    /// Element type.
+    pub dtype: DataType,
     /// Dimensions: a number, or the name of a dynamic size.
     pub shape: Vec<String>,
 }
@@ -133,20 +127,21 @@ pub struct TensorDescription {
 impl From<&ValueInfoProto> for TensorDescription {
     fn from(value: &ValueInfoProto) -> Self {
         let tensor = value.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
-        let dims = tensor
-            .and_then(|tensor| tensor.shape.as_ref())
-            .map_or(&[][..], |shape| &shape.dim);
+        let dims = tensor.and_then(|tensor| tensor.shape.as_ref()).map_or(&[][..], |shape| &shape.dim);
         let word = |dim: &crate::proto::DimensionProto| {
-            dim.dim_param
-                .clone()
-                .unwrap_or_else(|| dim.dim_value.unwrap_or_default().to_string())
+            dim.dim_param.clone().unwrap_or_else(|| dim.dim_value.unwrap_or_default().to_string())
         };
         Self {
             name: value.name.clone().unwrap_or_default(),
-            dtype: tensor.and_then(|tensor| tensor.elem_type).unwrap_or_default(),
+            dtype: tensor.and_then(|tensor| DataType::from_onnx(tensor.elem_type?)).unwrap_or(DataType::F32),
             shape: dims.iter().map(word).collect(),
         }
     }
+}
+
+/// Refuses a checkpoint whose family cannot be exported, before anything else is looked at.
+pub fn require_supported(checkpoint: &Checkpoint) -> Result<(), ExportError> {
+    families::open(checkpoint).map(|_| ())
 }
 
 /// Writes the graph of `checkpoint`. Reads no weights: the cost does not grow with the model.

@@ -53,10 +53,7 @@ pub(crate) struct Graph<'a> {
 
 impl<'a> Graph<'a> {
     pub(crate) fn new(checkpoint: &'a Checkpoint, options: &'a ExportOptions) -> Self {
-        let proto = GraphProto {
-            name: Some(checkpoint.model_type().to_owned()),
-            ..GraphProto::default()
-        };
+        let proto = GraphProto { name: Some(checkpoint.model_type().to_owned()), ..GraphProto::default() };
         Self {
             checkpoint,
             options,
@@ -82,11 +79,7 @@ impl<'a> Graph<'a> {
     /// The element type that the current module computes in: the precision's, or `F32` where `keep_fp32` names the module.
     pub(crate) fn compute_type(&self) -> DataType {
         let module = self.scope.join(".");
-        if self.options.keeps_fp32(&module) {
-            DataType::F32
-        } else {
-            self.options.precision.compute_type()
-        }
+        if self.options.keeps_fp32(&module) { DataType::F32 } else { self.options.precision.compute_type() }
     }
 
     /// Runs `write` inside the module `name` (which may contain dots).
@@ -121,23 +114,14 @@ impl<'a> Graph<'a> {
 
     /// Declares an input of shape [batch, sequence] and type `I64`.
     pub(crate) fn input(&mut self, name: &str) -> Value {
-        self.proto
-            .input
-            .push(value_info(name, DataType::I64, &[Dim::Batch, Dim::Sequence]));
-        Value {
-            name: name.to_owned(),
-            dtype: DataType::I64,
-        }
+        self.proto.input.push(value_info(name, DataType::I64, &[Dim::Batch, Dim::Sequence]));
+        Value { name: name.to_owned(), dtype: DataType::I64 }
     }
 
     /// Declares `value` as the output `name`.
     pub(crate) fn output(&mut self, name: &str, value: &Value, shape: &[Dim]) {
-        let renamed = self
-            .proto
-            .node
-            .iter_mut()
-            .flat_map(|node| &mut node.output)
-            .find(|out| **out == value.name);
+        let renamed =
+            self.proto.node.iter_mut().flat_map(|node| &mut node.output).find(|out| **out == value.name);
         if let Some(out) = renamed {
             name.clone_into(out);
         }
@@ -153,11 +137,7 @@ impl<'a> Graph<'a> {
         dtype: DataType,
     ) -> Value {
         let value = self.plain_node(operator, inputs, attributes, dtype);
-        if self.emulates(dtype) {
-            self.round_to_bf16(&value)
-        } else {
-            value
-        }
+        if self.emulates(dtype) { self.round_to_bf16(&value) } else { value }
     }
 
     /// Whether values of this type are kept in fp32 and rounded.
@@ -170,10 +150,7 @@ impl<'a> Graph<'a> {
         let to = |dtype: DataType| vec![Attribute::Int("to", dtype.onnx().into())];
         let short = self.plain_node("Cast", &[value], to(DataType::Bf16), DataType::Bf16);
         let long = self.plain_node("Cast", &[&short], to(DataType::F32), DataType::F32);
-        Value {
-            dtype: DataType::Bf16,
-            ..long
-        }
+        Value { dtype: DataType::Bf16, ..long }
     }
 
     fn plain_node(
@@ -204,19 +181,11 @@ impl<'a> Graph<'a> {
             return known.clone();
         }
         let cast = if self.emulates(value.dtype) && dtype == DataType::F32 {
-            Value {
-                dtype,
-                ..value.clone()
-            }
+            Value { dtype, ..value.clone() }
         } else if self.emulates(dtype) {
             self.round_to_bf16(value)
         } else {
-            self.plain_node(
-                "Cast",
-                &[value],
-                vec![Attribute::Int("to", dtype.onnx().into())],
-                dtype,
-            )
+            self.plain_node("Cast", &[value], vec![Attribute::Int("to", dtype.onnx().into())], dtype)
         };
         self.known.insert(key, cast.clone());
         cast
@@ -254,10 +223,7 @@ impl<'a> Graph<'a> {
             ..TensorProto::default()
         });
         self.weight_bytes += tensor.length_bytes;
-        let value = Value {
-            name: name.to_owned(),
-            dtype: tensor.dtype,
-        };
+        let value = Value { name: name.to_owned(), dtype: tensor.dtype };
         self.known.insert(key, value.clone());
         Ok(value)
     }
@@ -273,10 +239,7 @@ impl<'a> Graph<'a> {
         if self.emulates(stored.dtype) {
             stored = self.once(&format!("weight:{name}:long"), |graph| {
                 let to = vec![Attribute::Int("to", DataType::F32.onnx().into())];
-                Ok(Value {
-                    dtype: DataType::Bf16,
-                    ..graph.plain_node("Cast", &[&stored], to, DataType::F32)
-                })
+                Ok(Value { dtype: DataType::Bf16, ..graph.plain_node("Cast", &[&stored], to, DataType::F32) })
             })?;
         }
         if stored.dtype == dtype {
@@ -292,43 +255,26 @@ impl<'a> Graph<'a> {
     /// A constant list of integers.
     pub(crate) fn integers(&mut self, values: &[i64]) -> Value {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.constant(
-            &format!("{values:?}"),
-            DataType::I64,
-            vec![dim(values.len())],
-            bytes,
-        )
+        self.constant(&format!("{values:?}"), DataType::I64, vec![dim(values.len())], bytes)
     }
 
     /// A constant integer without dimensions.
     pub(crate) fn integer(&mut self, value: i64) -> Value {
-        self.constant(
-            &value.to_string(),
-            DataType::I64,
-            Vec::new(),
-            value.to_le_bytes().to_vec(),
-        )
+        self.constant(&value.to_string(), DataType::I64, Vec::new(), value.to_le_bytes().to_vec())
     }
 
     /// A constant number without dimensions, as `dtype` (`F32`, `F16` or `Bf16`).
     pub(crate) fn scalar(&mut self, value: f32, dtype: DataType) -> Value {
         if self.emulates(dtype) {
             let rounded = half::bf16::from_f32(value).to_f32();
-            return Value {
-                dtype,
-                ..self.scalar(rounded, DataType::F32)
-            };
+            return Value { dtype, ..self.scalar(rounded, DataType::F32) };
         }
         let bytes = match dtype {
             DataType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
             DataType::Bf16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),
             _ => value.to_le_bytes().to_vec(),
         };
-        let dtype = if matches!(dtype, DataType::F16 | DataType::Bf16) {
-            dtype
-        } else {
-            DataType::F32
-        };
+        let dtype = if matches!(dtype, DataType::F16 | DataType::Bf16) { dtype } else { DataType::F32 };
         self.constant(&format!("{value:e}"), dtype, Vec::new(), bytes)
     }
 
@@ -342,13 +288,7 @@ impl<'a> Graph<'a> {
                 raw_data: Some(bytes),
                 ..TensorProto::default()
             });
-            self.known.insert(
-                name.clone(),
-                Value {
-                    name: name.clone(),
-                    dtype,
-                },
-            );
+            self.known.insert(name.clone(), Value { name: name.clone(), dtype });
         }
         Value { name, dtype }
     }
@@ -381,52 +321,23 @@ impl Attribute {
             ..AttributeProto::default()
         };
         match self {
-            Self::Float(name, value) => AttributeProto {
-                f: Some(value),
-                ..named(name, 1)
-            },
-            Self::Int(name, value) => AttributeProto {
-                i: Some(value),
-                ..named(name, 2)
-            },
-            Self::Text(name, value) => AttributeProto {
-                s: Some(value.into()),
-                ..named(name, 3)
-            },
-            Self::Ints(name, values) => AttributeProto {
-                ints: values,
-                ..named(name, 7)
-            },
+            Self::Float(name, value) => AttributeProto { f: Some(value), ..named(name, 1) },
+            Self::Int(name, value) => AttributeProto { i: Some(value), ..named(name, 2) },
+            Self::Text(name, value) => AttributeProto { s: Some(value.into()), ..named(name, 3) },
+            Self::Ints(name, values) => AttributeProto { ints: values, ..named(name, 7) },
         }
     }
 }
 
 fn value_info(name: &str, dtype: DataType, shape: &[Dim]) -> ValueInfoProto {
     let dimension = |size: &Dim| match size {
-        Dim::Batch => DimensionProto {
-            dim_param: Some("batch".to_owned()),
-            ..DimensionProto::default()
-        },
-        Dim::Sequence => DimensionProto {
-            dim_param: Some("sequence".to_owned()),
-            ..DimensionProto::default()
-        },
-        Dim::Fixed(size) => DimensionProto {
-            dim_value: Some(dim(*size)),
-            ..DimensionProto::default()
-        },
+        Dim::Batch => DimensionProto { dim_param: Some("batch".to_owned()), ..DimensionProto::default() },
+        Dim::Sequence => {
+            DimensionProto { dim_param: Some("sequence".to_owned()), ..DimensionProto::default() }
+        }
+        Dim::Fixed(size) => DimensionProto { dim_value: Some(dim(*size)), ..DimensionProto::default() },
     };
-    let shape = TensorShapeProto {
-        dim: shape.iter().map(dimension).collect(),
-    };
-    let tensor_type = TensorTypeProto {
-        elem_type: Some(dtype.onnx()),
-        shape: Some(shape),
-    };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto {
-            tensor_type: Some(tensor_type),
-        }),
-    }
+    let shape = TensorShapeProto { dim: shape.iter().map(dimension).collect() };
+    let tensor_type = TensorTypeProto { elem_type: Some(dtype.onnx()), shape: Some(shape) };
+    ValueInfoProto { name: Some(name.to_owned()), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
 }

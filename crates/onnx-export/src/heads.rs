@@ -76,11 +76,7 @@ fn by_sentence(graph: &mut Graph<'_>, hidden: &Value, size: usize) -> Result<Val
 pub(crate) fn hidden_states(graph: &mut Graph<'_>, hidden: &Value, size: usize) -> Result<(), ExportError> {
     graph.within("output", |graph| {
         let states = by_sentence(graph, hidden, size)?;
-        graph.output(
-            Head::HiddenStates.output(),
-            &states,
-            &[Dim::Batch, Dim::Sequence, Dim::Fixed(size)],
-        );
+        graph.output(Head::HiddenStates.output(), &states, &[Dim::Batch, Dim::Sequence, Dim::Fixed(size)]);
         Ok(())
     })
 }
@@ -155,11 +151,7 @@ fn pool(graph: &mut Graph<'_>, states: &Value, mask: &Value, mode: Pooling) -> R
         Pooling::Mean | Pooling::MeanSqrtLen => {
             let (sum, count) = weighted(graph, mask);
             let count = graph.at_least(&count, LEAST_COUNT);
-            let divisor = if mode == Pooling::Mean {
-                count
-            } else {
-                graph.unary("Sqrt", &count)
-            };
+            let divisor = if mode == Pooling::Mean { count } else { graph.unary("Sqrt", &count) };
             graph.arithmetic("Div", &sum, &divisor)
         }
         Pooling::WeightedMean => {

@@ -38,7 +38,9 @@ pub mod proto;
 pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::{Bf16, DataType, Precision};
 pub use error::ExportError;
-pub use export::{ExportOptions, ExportReport, Exported, Lowering, TensorDescription, export};
+pub use export::{
+    ExportOptions, ExportReport, Exported, Lowering, TensorDescription, export, require_supported,
+};
 pub use families::SUPPORTED;
 /// A module name with `*`, for [`ExportOptions::keep_fp32`].
 pub use glob::Pattern;

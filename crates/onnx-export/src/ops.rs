@@ -77,12 +77,7 @@ impl Graph<'_> {
 
     /// Rows of `table` picked by `indices`.
     pub(crate) fn gather(&mut self, table: &Value, indices: &Value, axis: i64) -> Value {
-        self.node(
-            "Gather",
-            &[table, indices],
-            vec![Attribute::Int("axis", axis)],
-            table.dtype,
-        )
+        self.node("Gather", &[table, indices], vec![Attribute::Int("axis", axis)], table.dtype)
     }
 
     /// Joins along dimension 0.
@@ -94,24 +89,14 @@ impl Graph<'_> {
     /// Sum over `axis`, which is kept with size one.
     pub(crate) fn reduce_sum(&mut self, x: &Value, axis: i64) -> Value {
         let axes = self.integers(&[axis]);
-        self.node(
-            "ReduceSum",
-            &[x, &axes],
-            vec![Attribute::Int("keepdims", 1)],
-            x.dtype,
-        )
+        self.node("ReduceSum", &[x, &axes], vec![Attribute::Int("keepdims", 1)], x.dtype)
     }
 
     /// Maximum over `axis`, which is kept with size one. Its axes became an input in opset 18.
     pub(crate) fn reduce_max(&mut self, x: &Value, axis: i64) -> Value {
         let keep = Attribute::Int("keepdims", 1);
         if self.opset() < 18 {
-            return self.node(
-                "ReduceMax",
-                &[x],
-                vec![Attribute::Ints("axes", vec![axis]), keep],
-                x.dtype,
-            );
+            return self.node("ReduceMax", &[x], vec![Attribute::Ints("axes", vec![axis]), keep], x.dtype);
         }
         let axes = self.integers(&[axis]);
         self.node("ReduceMax", &[x, &axes], vec![keep], x.dtype)
@@ -136,12 +121,7 @@ impl Graph<'_> {
         let x = self.cast(x, dtype);
         let weight = self.weight(&format!("{tensor}.weight"), &[outputs, inputs], dtype)?;
         let bias = self.weight(&format!("{tensor}.bias"), &[outputs], dtype)?;
-        Ok(self.node(
-            "Gemm",
-            &[&x, &weight, &bias],
-            vec![Attribute::Int("transB", 1)],
-            dtype,
-        ))
+        Ok(self.node("Gemm", &[&x, &weight, &bias], vec![Attribute::Int("transB", 1)], dtype))
     }
 
     /// Layer normalisation over the last dimension. `stash_type` 1: mean and variance are taken in fp32.
@@ -156,11 +136,7 @@ impl Graph<'_> {
     ) -> Result<Value, ExportError> {
         let dtype = self.compute_type();
         let old_names = self.checkpoint.has(&format!("{tensor}.gamma"));
-        let (scale, shift) = if old_names {
-            ("gamma", "beta")
-        } else {
-            ("weight", "bias")
-        };
+        let (scale, shift) = if old_names { ("gamma", "beta") } else { ("weight", "bias") };
         let x = self.cast(x, dtype);
         let scale = self.weight(&format!("{tensor}.{scale}"), &[size], dtype)?;
         let shift = self.weight(&format!("{tensor}.{shift}"), &[size], dtype)?;
@@ -181,17 +157,8 @@ impl Graph<'_> {
                 self.arithmetic("Mul", x, &gate)
             }
             Activation::Gelu | Activation::GeluTanh if self.lowering() == Lowering::TensorRt => {
-                let approximate = if activation == Activation::Gelu {
-                    "none"
-                } else {
-                    "tanh"
-                };
-                self.node(
-                    "Gelu",
-                    &[x],
-                    vec![Attribute::Text("approximate", approximate)],
-                    x.dtype,
-                )
+                let approximate = if activation == Activation::Gelu { "none" } else { "tanh" };
+                self.node("Gelu", &[x], vec![Attribute::Text("approximate", approximate)], x.dtype)
             }
             Activation::Gelu => {
                 // x/2 · (1 + erf(x/√2))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use model_loader::LoadError;
 use model_store::{StoreError, exit};
-use onnx_export::ExportError;
+use onnx_export::{ExportError, Precision};
 
 use crate::engine::EngineError;
 use crate::gate::Verdict;
@@ -38,12 +38,14 @@ pub enum CompileError {
     #[error(transparent)]
     Engine(EngineError),
     /// The graph is too far from the reference.
-    #[error("refused to publish {agent}/{version}: the graph's {} differ from the reference{}", verdict.comparison.output, failures(verdict))]
+    #[error("refused to publish {agent}/{version}: the graph differs from the reference{}\n  next: {}", failures(verdict), next(*precision, verdict))]
     Gate {
         /// The agent.
         agent: String,
         /// The version that was not published.
         version: String,
+        /// What the graph computes in.
+        precision: Precision,
         /// What was measured and what was allowed.
         verdict: Box<Verdict>,
     },
@@ -61,11 +63,23 @@ pub enum CompileError {
 
 fn failures(verdict: &Verdict) -> String {
     let output = verdict.comparison.output.as_str();
-    verdict
-        .failures
-        .iter()
-        .flat_map(|failure| ["\n  ", output, ": ", failure])
-        .collect()
+    verdict.failures.iter().flat_map(|failure| ["\n  ", output, "  ", failure]).collect()
+}
+
+/// What to try next.
+fn next(precision: Precision, verdict: &Verdict) -> &'static str {
+    let broken = verdict.comparison.nan + verdict.comparison.infinite > 0;
+    match precision {
+        Precision::Fp16 if broken => {
+            "--precision bf16 has the range of fp32; or keep what overflows in fp32 with --keep-fp32 'layer.N.*'"
+        }
+        Precision::Fp16 | Precision::Bf16 => {
+            "--precision fp32 shows whether it is the precision; --keep-fp32 'layer.N.*' keeps a layer in fp32"
+        }
+        Precision::Fp32 | Precision::Tf32 => {
+            "these are not the weights of the reference, or the export is at fault: compare the digests of the files"
+        }
+    }
 }
 
 impl From<StoreError> for CompileError {

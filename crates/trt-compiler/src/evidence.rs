@@ -122,10 +122,7 @@ pub(crate) fn metadata(evidence: &Evidence, engine: Option<&EngineDescription>) 
         ("tools", json!(evidence.tools)),
         ("build_host", json!(evidence.host)),
     ];
-    entries
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect()
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// What the model does, as the Hub calls it.

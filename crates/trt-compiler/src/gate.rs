@@ -35,11 +35,7 @@ impl Thresholds {
             Precision::Fp16 => (2e-2, 0.999_9, 0.98),
             Precision::Bf16 => (1e-1, 0.999, 0.95),
         };
-        Self {
-            max_abs,
-            min_cosine,
-            min_top1,
-        }
+        Self { max_abs, min_cosine, min_top1 }
     }
 }
 
@@ -88,6 +84,26 @@ pub struct Worst {
     pub found: f32,
 }
 
+impl Comparison {
+    /// What is wrong with the output by itself, whatever the reference.
+    fn broken(&self) -> Vec<String> {
+        let Worst { row, column, reference, .. } = self.worst;
+        let mut failures = Vec::new();
+        if self.nan + self.infinite > 0 {
+            failures.push(format!(
+                "{} values are NaN and {} infinite, of {}; one is at row {row}, column {column}, where the reference has {reference}",
+                self.nan,
+                self.infinite,
+                self.rows * self.columns
+            ));
+        }
+        if self.constant {
+            failures.push(format!("all {} rows are the same", self.rows));
+        }
+        failures
+    }
+}
+
 /// The verdict on an output: what was measured, what was allowed, and what is wrong.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -104,6 +120,33 @@ impl Verdict {
     #[must_use]
     pub fn passed(&self) -> bool {
         self.failures.is_empty()
+    }
+
+    /// In which measures the output is too far from the reference.
+    fn too_far(&self) -> Vec<String> {
+        let (measured, allowed) = (&self.comparison, self.allowed_abs());
+        let Worst { row, column, reference, found } = measured.worst;
+        let mut failures = Vec::new();
+        if measured.max_abs > allowed {
+            failures.push(format!(
+                "max abs {:.2e} (allowed {allowed:.2e}) at row {row}, column {column}: {found} where the reference has {reference}",
+                measured.max_abs,
+            ));
+        }
+        if measured.cosine_min < self.thresholds.min_cosine {
+            failures
+                .push(format!("cosine {:.6} (at least {})", measured.cosine_min, self.thresholds.min_cosine));
+        }
+        if let Some(agree) = measured.top1
+            && (agree as f64) < self.thresholds.min_top1 * measured.rows as f64
+        {
+            failures.push(format!(
+                "top-1 agreement {agree}/{} (at least {:.0} %)",
+                measured.rows,
+                self.thresholds.min_top1 * 100.0
+            ));
+        }
+        failures
     }
 
     /// Largest absolute difference that was allowed.
@@ -126,12 +169,7 @@ impl Gate {
     /// A gate for the output `output`; `scores` says whether its rows are class scores.
     #[must_use]
     pub fn new(output: impl Into<String>, scores: bool) -> Self {
-        Self {
-            output: output.into(),
-            top1: scores,
-            rows: Vec::new(),
-            shapes: None,
-        }
+        Self { output: output.into(), top1: scores, rows: Vec::new(), shapes: None }
     }
 
     /// Adds what reference and graph gave for `batch`.
@@ -142,10 +180,7 @@ impl Gate {
         }
         let columns = reference.shape.last().copied().unwrap_or_default().max(1);
         let by_token = reference.shape.len() == 3;
-        let rows = reference
-            .values
-            .chunks_exact(columns)
-            .zip(found.values.chunks_exact(columns));
+        let rows = reference.values.chunks_exact(columns).zip(found.values.chunks_exact(columns));
         for (index, (reference, found)) in rows.enumerate() {
             if !by_token || batch.mask().get(index) == Some(&1) {
                 self.rows.push((reference.to_vec(), found.to_vec()));
@@ -156,61 +191,17 @@ impl Gate {
     /// Compares everything that was added.
     #[must_use]
     pub fn judge(self, thresholds: Thresholds) -> Verdict {
-        let comparison = self.compare();
-        let mut failures = Vec::new();
+        let mut verdict = Verdict { comparison: self.compare(), thresholds, failures: Vec::new() };
         if let Some((reference, found)) = &self.shapes {
-            failures.push(format!("shape {found:?} where the reference has {reference:?}"));
+            verdict.failures.push(format!("has shape {found:?} where the reference has {reference:?}"));
+        } else if verdict.comparison.rows == 0 {
+            verdict.failures.push("there is nothing to compare".to_owned());
         }
-        if comparison.rows == 0 {
-            failures.push("there is nothing to compare".to_owned());
+        verdict.failures.extend(verdict.comparison.broken());
+        if verdict.failures.is_empty() {
+            verdict.failures = verdict.too_far();
         }
-        if comparison.nan + comparison.infinite > 0 {
-            failures.push(format!(
-                "{} values are NaN and {} infinite of {}",
-                comparison.nan,
-                comparison.infinite,
-                comparison.rows * comparison.columns
-            ));
-        }
-        if comparison.constant {
-            failures.push(format!("all {} rows are the same", comparison.rows));
-        }
-        let verdict = Verdict {
-            comparison,
-            thresholds,
-            failures,
-        };
-        let (measured, allowed) = (&verdict.comparison, verdict.allowed_abs());
-        let mut more = Vec::new();
-        if measured.max_abs > allowed {
-            more.push(format!(
-                "max abs {:.2e} (allowed {allowed:.2e}) at row {}, column {}: {} where the reference has {}",
-                measured.max_abs,
-                measured.worst.row,
-                measured.worst.column,
-                measured.worst.found,
-                measured.worst.reference
-            ));
-        }
-        if measured.cosine_min < thresholds.min_cosine {
-            more.push(format!(
-                "cosine {:.6} (at least {})",
-                measured.cosine_min, thresholds.min_cosine
-            ));
-        }
-        if let Some(agree) = measured.top1
-            && (agree as f64) < thresholds.min_top1 * measured.rows as f64
-        {
-            more.push(format!(
-                "top-1 agreement {agree}/{} (at least {:.0} %)",
-                measured.rows,
-                thresholds.min_top1 * 100.0
-            ));
-        }
-        Verdict {
-            failures: verdict.failures.into_iter().chain(more).collect(),
-            ..verdict
-        }
+        verdict
     }
 
     fn compare(&self) -> Comparison {
@@ -228,10 +219,7 @@ impl Gate {
             nan: 0,
             infinite: 0,
             constant: self.rows.len() > 1
-                && self
-                    .rows
-                    .windows(2)
-                    .all(|pair| matches!(pair, [a, b] if a.1 == b.1)),
+                && self.rows.windows(2).all(|pair| matches!(pair, [a, b] if a.1 == b.1)),
         };
         let (mut sum, mut agree) = (0.0, 0);
         for (row, (reference, found)) in self.rows.iter().enumerate() {
@@ -241,20 +229,11 @@ impl Gate {
                 result.reference_max = result.reference_max.max(f64::from(expected.abs()));
                 let difference = f64::from(expected - got).abs();
                 // A NaN counts as the largest difference of all, so that it is the place that is named.
-                let difference = if difference.is_nan() {
-                    f64::INFINITY
-                } else {
-                    difference
-                };
+                let difference = if difference.is_nan() { f64::INFINITY } else { difference };
                 sum += difference;
                 if difference > result.max_abs {
                     result.max_abs = difference;
-                    result.worst = Worst {
-                        row,
-                        column,
-                        reference: expected,
-                        found: got,
-                    };
+                    result.worst = Worst { row, column, reference: expected, found: got };
                 }
             }
             let cosine = cosine(reference, found);
@@ -274,19 +253,12 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot =
         |x: &[f32], y: &[f32]| -> f64 { x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
     let lengths = (dot(a, a) * dot(b, b)).sqrt();
-    let cosine = if lengths == 0.0 && a == b {
-        1.0
-    } else {
-        dot(a, b) / lengths
-    };
+    let cosine = if lengths == 0.0 && a == b { 1.0 } else { dot(a, b) / lengths };
     if cosine.is_nan() { -1.0 } else { cosine }
 }
 
 fn largest(row: &[f32]) -> Option<usize> {
-    row.iter()
-        .enumerate()
-        .max_by(|a, b| a.1.total_cmp(b.1))
-        .map(|(column, _)| column)
+    row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(column, _)| column)
 }
 
 #[cfg(test)]
@@ -295,21 +267,12 @@ mod tests {
     use model_loader::Tokens;
 
     fn batch(rows: usize) -> TokenBatch {
-        let tokens = vec![
-            Tokens {
-                ids: vec![1, 2],
-                type_ids: vec![0, 0]
-            };
-            rows
-        ];
+        let tokens = vec![Tokens { ids: vec![1, 2], type_ids: vec![0, 0] }; rows];
         TokenBatch::pad(&tokens, 0)
     }
 
     fn judge(reference: &[[f32; 2]], found: &[[f32; 2]], scores: bool) -> Verdict {
-        let output = |rows: &[[f32; 2]]| Output {
-            shape: vec![rows.len(), 2],
-            values: rows.concat(),
-        };
+        let output = |rows: &[[f32; 2]]| Output { shape: vec![rows.len(), 2], values: rows.concat() };
         let mut gate = Gate::new("logits", scores);
         gate.add(&batch(reference.len()), &output(reference), &output(found));
         gate.judge(Thresholds::of(Precision::Fp16))
@@ -320,39 +283,18 @@ mod tests {
         let reference = [[1.0, 0.0], [0.0, 1.0]];
         let check = |name: &str, found: [[f32; 2]; 2], expected: &[&str]| {
             let verdict = judge(&reference, &found, true);
-            assert_eq!(
-                verdict.passed(),
-                expected.is_empty(),
-                "{name}: {:?}",
-                verdict.failures
-            );
+            assert_eq!(verdict.passed(), expected.is_empty(), "{name}: {:?}", verdict.failures);
             for part in expected {
-                assert!(
-                    verdict.failures.iter().any(|f| f.contains(part)),
-                    "{name}: {:?}",
-                    verdict.failures
-                );
+                assert!(verdict.failures.iter().any(|f| f.contains(part)), "{name}: {:?}", verdict.failures);
             }
         };
         check("the same", reference, &[]);
         check("rounded", [[1.001, 0.0], [0.0, 0.999]], &[]);
         check("off", [[1.5, 0.0], [0.0, 1.0]], &["max abs 5.00e-1"]);
-        check(
-            "turned",
-            [[0.0, 1.0], [0.0, 1.0]],
-            &["cosine 0.0", "top-1 agreement 1/2", "all 2 rows"],
-        );
-        check(
-            "not a number",
-            [[f32::NAN, 0.0], [0.0, 1.0]],
-            &["1 values are NaN", "max abs inf"],
-        );
-        check("infinite", [[f32::INFINITY, 0.0], [0.0, 1.0]], &["1 infinite"]);
-        check(
-            "zeros",
-            [[0.0, 0.0], [0.0, 0.0]],
-            &["all 2 rows", "max abs 1.00e0"],
-        );
+        check("turned", [[0.5, 1.0], [0.0, 1.0]], &["max abs 1.00e0", "cosine 0.44", "top-1 agreement 1/2"]);
+        check("not a number", [[f32::NAN, 0.0], [0.0, 1.0]], &["1 values are NaN", "row 0, column 0"]);
+        check("infinite", [[1.0, 0.0], [f32::INFINITY, 1.0]], &["1 infinite", "row 1, column 0"]);
+        check("zeros", [[0.0, 0.0], [0.0, 0.0]], &["all 2 rows"]);
     }
 
     #[test]
@@ -364,44 +306,20 @@ mod tests {
     #[test]
     fn another_shape_is_no_pass() {
         let mut gate = Gate::new("logits", true);
-        let reference = Output {
-            shape: vec![1, 2],
-            values: vec![1.0, 2.0],
-        };
-        let found = Output {
-            shape: vec![2, 1],
-            values: vec![1.0, 2.0],
-        };
+        let reference = Output { shape: vec![1, 2], values: vec![1.0, 2.0] };
+        let found = Output { shape: vec![2, 1], values: vec![1.0, 2.0] };
         gate.add(&batch(1), &reference, &found);
         let verdict = gate.judge(Thresholds::of(Precision::Fp32));
-        assert!(
-            verdict.failures.iter().any(|failure| failure.contains("[2, 1]")),
-            "{:?}",
-            verdict.failures
-        );
+        assert!(verdict.failures.iter().any(|failure| failure.contains("[2, 1]")), "{:?}", verdict.failures);
     }
 
     #[test]
     fn padding_does_not_count() {
-        let tokens = [
-            Tokens {
-                ids: vec![1],
-                type_ids: vec![0],
-            },
-            Tokens {
-                ids: vec![1, 2],
-                type_ids: vec![0, 0],
-            },
-        ];
+        let tokens =
+            [Tokens { ids: vec![1], type_ids: vec![0] }, Tokens { ids: vec![1, 2], type_ids: vec![0, 0] }];
         let batch = TokenBatch::pad(&tokens, 0);
-        let reference = Output {
-            shape: vec![2, 2, 1],
-            values: vec![1.0, 7.0, 2.0, 3.0],
-        };
-        let found = Output {
-            shape: vec![2, 2, 1],
-            values: vec![1.0, f32::NAN, 2.0, 3.0],
-        };
+        let reference = Output { shape: vec![2, 2, 1], values: vec![1.0, 7.0, 2.0, 3.0] };
+        let found = Output { shape: vec![2, 2, 1], values: vec![1.0, f32::NAN, 2.0, 3.0] };
         let mut gate = Gate::new("last_hidden_state", false);
         gate.add(&batch, &reference, &found);
         let verdict = gate.judge(Thresholds::of(Precision::Fp32));

@@ -26,11 +26,7 @@ impl Interrupt {
 
     /// An error if a stop was asked for.
     pub fn check(&self) -> Result<(), Interrupted> {
-        if self.is_raised() {
-            Err(Interrupted)
-        } else {
-            Ok(())
-        }
+        if self.is_raised() { Err(Interrupted) } else { Ok(()) }
     }
 
     /// The flag itself, for a signal handler that can only set one.

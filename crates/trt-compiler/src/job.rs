@@ -129,13 +129,12 @@ pub struct Plan {
 pub fn plan(job: &Job) -> Result<Plan, CompileError> {
     let folder = job.source.folder();
     let checkpoint = Checkpoint::open(folder)?;
+    onnx_export::require_supported(&checkpoint)?;
     let head = head_of(folder)?;
     let mut options = ExportOptions::new(head, job.precision);
     options.keep_fp32.clone_from(&job.keep_fp32);
     let exported = onnx_export::export(&checkpoint, &options)?;
-    let profile = job
-        .profile
-        .unwrap_or_else(|| Profile::DEFAULT.capped(exported.report.max_sequence));
+    let profile = job.profile.unwrap_or_else(|| Profile::DEFAULT.capped(exported.report.max_sequence));
     Ok(Plan {
         agent: job.agent.clone(),
         version: job.version.clone(),
@@ -152,27 +151,22 @@ pub fn plan(job: &Job) -> Result<Plan, CompileError> {
 
 /// What the graph of this folder gives.
 fn head_of(folder: &Path) -> Result<Head, CompileError> {
-    Ok(
-        match model_loader::Head::detect(folder).map_err(CompileError::Reference)? {
-            model_loader::Head::HiddenStates => Head::HiddenStates,
-            model_loader::Head::SequenceClassification => Head::SequenceClassification,
-            model_loader::Head::SentenceEmbedding => {
-                let modules = SentenceModules::read(folder).map_err(CompileError::Reference)?;
-                let pooling = modules.pooling.modes.iter().map(|mode| match mode {
-                    PoolingMode::Cls => Pooling::Cls,
-                    PoolingMode::Max => Pooling::Max,
-                    PoolingMode::Mean => Pooling::Mean,
-                    PoolingMode::MeanSqrtLen => Pooling::MeanSqrtLen,
-                    PoolingMode::WeightedMean => Pooling::WeightedMean,
-                    PoolingMode::LastToken => Pooling::LastToken,
-                });
-                Head::SentenceEmbedding(SentenceHead {
-                    pooling: pooling.collect(),
-                    normalize: modules.normalize,
-                })
-            }
-        },
-    )
+    Ok(match model_loader::Head::detect(folder).map_err(CompileError::Reference)? {
+        model_loader::Head::HiddenStates => Head::HiddenStates,
+        model_loader::Head::SequenceClassification => Head::SequenceClassification,
+        model_loader::Head::SentenceEmbedding => {
+            let modules = SentenceModules::read(folder).map_err(CompileError::Reference)?;
+            let pooling = modules.pooling.modes.iter().map(|mode| match mode {
+                PoolingMode::Cls => Pooling::Cls,
+                PoolingMode::Max => Pooling::Max,
+                PoolingMode::Mean => Pooling::Mean,
+                PoolingMode::MeanSqrtLen => Pooling::MeanSqrtLen,
+                PoolingMode::WeightedMean => Pooling::WeightedMean,
+                PoolingMode::LastToken => Pooling::LastToken,
+            });
+            Head::SentenceEmbedding(SentenceHead { pooling: pooling.collect(), normalize: modules.normalize })
+        }
+    })
 }
 
 /// The model's files: as the manifest lists them where there is one, else as the folder holds them.
@@ -181,10 +175,7 @@ fn files_of(source: &ModelSource) -> Result<Vec<String>, CompileError> {
         && !version.manifest().files.is_empty()
     {
         let names = version.manifest().files.iter().map(|file| file.path.as_str());
-        return Ok(names
-            .filter(|name| payload::belongs(name))
-            .map(str::to_owned)
-            .collect());
+        return Ok(names.filter(|name| payload::belongs(name)).map(str::to_owned).collect());
     }
     let folder = source.folder();
     payload::list(folder).map_err(|source| CompileError::Io {

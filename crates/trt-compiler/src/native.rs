@@ -1,8 +1,5 @@
 //! What a native library says its version is.
-#![expect(
-    unsafe_code,
-    reason = "calling a function of a library that is opened at run time"
-)]
+#![expect(unsafe_code, reason = "calling a function of a library that is opened at run time")]
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;

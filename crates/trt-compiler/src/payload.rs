@@ -43,9 +43,7 @@ pub fn belongs(path: &str) -> bool {
 }
 
 fn has_extension(name: &str, extension: &str) -> bool {
-    Path::new(name)
-        .extension()
-        .is_some_and(|found| found.eq_ignore_ascii_case(extension))
+    Path::new(name).extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
 /// The files of `folder` that belong to a version, sorted. Symbolic links to files count: the Hub's cache is made of them.
@@ -57,11 +55,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<String>> {
             let Ok(name) = entry?.file_name().into_string() else {
                 continue;
             };
-            let path = if below.is_empty() {
-                name
-            } else {
-                format!("{below}/{name}")
-            };
+            let path = if below.is_empty() { name } else { format!("{below}/{name}") };
             let kind = fs::metadata(folder.join(&path))?;
             if kind.is_dir() && below.is_empty() {
                 pending.push(path);

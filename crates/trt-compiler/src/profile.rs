@@ -27,18 +27,8 @@ pub struct Profile {
 
 impl Profile {
     /// 1 to 64 sentences, best at 8; 1 to 512 tokens, best at 128.
-    pub const DEFAULT: Self = Self {
-        batch: Span {
-            min: 1,
-            opt: 8,
-            max: 64,
-        },
-        sequence: Span {
-            min: 1,
-            opt: 128,
-            max: 512,
-        },
-    };
+    pub const DEFAULT: Self =
+        Self { batch: Span { min: 1, opt: 8, max: 64 }, sequence: Span { min: 1, opt: 128, max: 512 } };
 
     /// The same profile with no sequence longer than the model's positions.
     #[must_use]
@@ -70,22 +60,12 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let sizes: Result<Vec<u32>, _> = text.split(',').map(|size| size.trim().parse::<u32>()).collect();
         let span = match sizes.as_deref() {
-            Ok([size]) => Self {
-                min: *size,
-                opt: *size,
-                max: *size,
-            },
-            Ok([min, opt, max]) => Self {
-                min: *min,
-                opt: *opt,
-                max: *max,
-            },
+            Ok([size]) => Self { min: *size, opt: *size, max: *size },
+            Ok([min, opt, max]) => Self { min: *min, opt: *opt, max: *max },
             _ => return Err(format!("{text:?} is not one size or MIN,OPT,MAX")),
         };
         if span.min == 0 || span.min > span.opt || span.opt > span.max {
-            return Err(format!(
-                "{text:?}: sizes must rise from at least 1, MIN ≤ OPT ≤ MAX"
-            ));
+            return Err(format!("{text:?}: sizes must rise from at least 1, MIN ≤ OPT ≤ MAX"));
         }
         Ok(span)
     }
@@ -98,10 +78,7 @@ impl FromStr for Profile {
         let (batch, sequence) = text
             .split_once('x')
             .ok_or_else(|| format!("{text:?} is not BATCHxSEQUENCE, such as {}", Self::DEFAULT))?;
-        Ok(Self {
-            batch: batch.parse()?,
-            sequence: sequence.parse()?,
-        })
+        Ok(Self { batch: batch.parse()?, sequence: sequence.parse()? })
     }
 }
 

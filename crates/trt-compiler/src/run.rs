@@ -49,12 +49,7 @@ pub struct Outcome {
 /// Everything happens in the staging of the new version, so whatever fails (a bad model, the gate, a crash of the
 /// compiler, a stop) leaves the store as it was.
 pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<Outcome, CompileError> {
-    let mut run = Run {
-        job,
-        observer,
-        interrupt,
-        steps: Vec::new(),
-    };
+    let mut run = Run { job, observer, interrupt, steps: Vec::new() };
     // What is missing on this host is said before any work is done.
     let onnxruntime = OnnxRuntime::open(&job.runtimes)?;
     let libraries = match job.engine {
@@ -62,18 +57,13 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
         EngineWish::Skip => None,
     };
     let stop = interrupt.clone();
-    let progress = Progress::new(move |_| {
-        if stop.is_raised() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    });
-    let staging = job
-        .store
-        .clone()
-        .with_progress(progress)
-        .stage_new(&job.agent, &job.version)?;
+    let progress =
+        Progress::new(
+            move |_| {
+                if stop.is_raised() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            },
+        );
+    let staging = job.store.clone().with_progress(progress).stage_new(&job.agent, &job.version)?;
     let plan = plan(job)?;
     if libraries.is_some() {
         engine::check_memory(plan.export.weight_bytes)?;
@@ -84,26 +74,15 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
     let engine = match libraries {
         Some(libraries) => {
             let request = run.request(&staging, &plan, libraries);
-            Some(run.step(Step::Engine, |run| {
-                run.build_engine(&staging, &plan, &request, &files)
-            })?)
+            Some(run.step(Step::Engine, |run| run.build_engine(&staging, &plan, &request, &files))?)
         }
         None => None,
     };
     interrupt.check()?;
-    let published = run.step(Step::Publish, |run| {
-        run.publish(staging, &evidence, engine.as_ref())
-    })?;
-    let (engine, plan) = engine.map_or((None, None), |(engine, path)| {
-        (Some(engine), Some(published.path.join(path.as_str())))
-    });
-    Ok(Outcome {
-        published,
-        evidence,
-        engine,
-        plan,
-        steps: run.steps,
-    })
+    let published = run.step(Step::Publish, |run| run.publish(staging, &evidence, engine.as_ref()))?;
+    let (engine, plan) = engine
+        .map_or((None, None), |(engine, path)| (Some(engine), Some(published.path.join(path.as_str()))));
+    Ok(Outcome { published, evidence, engine, plan, steps: run.steps })
 }
 
 /// A run under way.
@@ -158,12 +137,8 @@ impl Run<'_> {
             }
         };
         let bytes = entries.iter().map(|entry| entry.size).sum();
-        let summary = format!(
-            "{source} ({}, {} files, {})",
-            plan.export.model_type,
-            entries.len(),
-            human_bytes(bytes)
-        );
+        let summary =
+            format!("{source} ({}, {} files, {})", plan.export.model_type, entries.len(), human_bytes(bytes));
         Ok((entries, summary))
     }
 
@@ -195,6 +170,7 @@ impl Run<'_> {
                 return Err(CompileError::Gate {
                     agent,
                     version,
+                    precision: job.precision,
                     verdict: Box::new(verdict),
                 });
             }
@@ -216,11 +192,7 @@ impl Run<'_> {
             texts: job.texts.len(),
             texts_sha256: Digest::of(job.texts.join("\n").as_bytes()).to_string(),
             bf16,
-            keep_fp32: job
-                .keep_fp32
-                .iter()
-                .map(|pattern| pattern.as_str().to_owned())
-                .collect(),
+            keep_fp32: job.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
             export: plan.export.clone(),
             verdict,
             tools: tools.as_object().cloned().unwrap_or_default(),
@@ -240,21 +212,17 @@ impl Run<'_> {
         let mut session = match bf16 {
             None => runtime.load(&plan.exported.onnx, staging.path())?,
             Some(bf16) => {
-                let options = ExportOptions {
-                    bf16,
-                    ..plan.options.clone()
-                };
+                let options = ExportOptions { bf16, ..plan.options.clone() };
                 let emulated = onnx_export::export(&Checkpoint::open(staging.path())?, &options)?;
                 runtime.load(&emulated.onnx, staging.path())?
             }
         };
         let head = loader_head(&plan.export.head);
-        let folder = job.reference.as_deref().unwrap_or_else(|| staging.path());
+        // The files it came from, not the copies: what copying did to them shows as well.
+        let folder = job.reference.as_deref().unwrap_or_else(|| job.source.folder());
         let reference = Reference::from_dir(folder, head).map_err(CompileError::Reference)?;
         let tokenizer = reference.tokenizer();
-        let mut tokens = tokenizer
-            .encode_batch(&job.texts)
-            .map_err(CompileError::Reference)?;
+        let mut tokens = tokenizer.encode_batch(&job.texts).map_err(CompileError::Reference)?;
         // An engine takes no longer sequences than its profile says, so none longer is checked.
         for text in &mut tokens {
             text.ids.truncate(plan.profile.sequence.max as usize);
@@ -271,15 +239,8 @@ impl Run<'_> {
             let found = session.run(&batch, output)?;
             gate.add(&batch, &expected, &found);
         }
-        let how = if bf16.is_some() {
-            ", bf16 rounding emulated"
-        } else {
-            ""
-        };
-        Ok((
-            (gate, bf16),
-            format!("onnx runtime {}, {} texts{how}", runtime.version, job.texts.len()),
-        ))
+        let how = if bf16.is_some() { ", bf16 rounding emulated" } else { "" };
+        Ok(((gate, bf16), format!("onnx runtime {}, {} texts{how}", runtime.version, job.texts.len())))
     }
 
     fn request(&self, staging: &Staging, plan: &Plan, libraries: RtxLibraries) -> EngineRequest {
@@ -291,14 +252,10 @@ impl Run<'_> {
                 .export
                 .inputs
                 .iter()
-                .map(|i| InputShape::new(&i.name, &plan.profile))
+                .map(|i| InputShape::new(&i.name, i.dtype, &plan.profile))
                 .collect(),
             targets: plan.targets.clone(),
-            tf32: if self.job.precision == Precision::Tf32 {
-                Tf32::Allowed
-            } else {
-                Tf32::Forbidden
-            },
+            tf32: if self.job.precision == Precision::Tf32 { Tf32::Allowed } else { Tf32::Forbidden },
         }
     }
 
@@ -311,36 +268,23 @@ impl Run<'_> {
     ) -> Result<((EngineDescription, PayloadPath), String), CompileError> {
         let progress = |phase: &str, step: i32, steps: i32| {
             let number = |n: i32| u64::try_from(n).unwrap_or_default();
-            self.observer
-                .progress(Step::Engine, number(step), number(steps), phase);
+            self.observer.progress(Step::Engine, number(step), number(steps), phase);
         };
         let facts = engine::build(request, &self.job.build, self.interrupt, progress)?;
         let version: Vec<&str> = facts.version.split('.').take(3).collect();
         let targets = target::label(&plan.targets);
-        let folder = format!(
-            "engines/tensorrt-rtx-{}/{targets}-{}",
-            version.join("."),
-            plan.export.precision
-        );
+        let folder =
+            format!("engines/tensorrt-rtx-{}/{targets}-{}", version.join("."), plan.export.precision);
         let path = payload_path(&format!("{folder}/model.engine"))?;
         let place = staging.path().join(path.as_str());
-        let io = |doing| {
-            move |source| CompileError::Io {
-                doing,
-                path: request.plan.clone(),
-                source,
-            }
-        };
+        let io = |doing| move |source| CompileError::Io { doing, path: request.plan.clone(), source };
         if let Some(parent) = place.parent() {
             fs::create_dir_all(parent).map_err(io("make room for"))?;
         }
         fs::rename(&request.plan, &place).map_err(io("move"))?;
-        let (plan_sha256, _) = fs::File::open(&place)
-            .and_then(|mut plan| Digest::of_reader(&mut plan))
-            .map_err(io("read"))?;
-        let weights = files
-            .iter()
-            .filter(|file| file.path.as_str().ends_with(".safetensors"));
+        let (plan_sha256, _) =
+            fs::File::open(&place).and_then(|mut plan| Digest::of_reader(&mut plan)).map_err(io("read"))?;
+        let weights = files.iter().filter(|file| file.path.as_str().ends_with(".safetensors"));
         let description = EngineDescription {
             format: 1,
             flavour: "tensorrt-rtx".to_owned(),
@@ -357,10 +301,7 @@ impl Run<'_> {
             checked: "the graph, on ONNX Runtime; the plan itself runs on no CPU".to_owned(),
             facts,
         };
-        staging.write(
-            &payload_path(&format!("{folder}/engine.json"))?,
-            &json_file(&description),
-        )?;
+        staging.write(&payload_path(&format!("{folder}/engine.json"))?, &json_file(&description))?;
         let sms: Vec<String> = plan.targets.iter().map(Target::to_string).collect();
         let summary = format!(
             "tensorrt-rtx {}, SM {}, batch {} × seq {}, {}",
@@ -400,10 +341,7 @@ impl Run<'_> {
 
 fn passed(verdict: &Verdict) -> String {
     let measured = &verdict.comparison;
-    let top1 = measured
-        .top1
-        .map(|agree| format!("  top-1 {agree}/{}", measured.rows))
-        .unwrap_or_default();
+    let top1 = measured.top1.map(|agree| format!("  top-1 {agree}/{}", measured.rows)).unwrap_or_default();
     format!(
         "{}  max abs {:.1e} (≤ {:.0e})  cosine {:.6} (≥ {}){top1}  passed",
         measured.output,
@@ -425,11 +363,7 @@ fn loader_head(head: &Head) -> model_loader::Head {
 fn payload_path(name: &str) -> Result<PayloadPath, CompileError> {
     name.parse().map_err(|error: model_store::NameError| {
         let source = io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
-        CompileError::Io {
-            doing: "take over",
-            path: name.into(),
-            source,
-        }
+        CompileError::Io { doing: "take over", path: name.into(), source }
     })
 }
 

@@ -19,12 +19,7 @@ const ONNXRUNTIME: &str = "libonnxruntime.so";
 const RTX_CORE: &str = "libtensorrt_rtx.so.1";
 const RTX_PARSER: &str = "libtensorrt_onnxparser_rtx.so.1";
 /// Where a distribution or a vendor's package would put them.
-const SYSTEM_FOLDERS: [&str; 4] = [
-    "/usr/local/lib",
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib64",
-    "/usr/lib",
-];
+const SYSTEM_FOLDERS: [&str; 4] = ["/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"];
 
 /// A native library that was looked for and not found.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -44,11 +39,7 @@ pub struct MissingRuntime {
 }
 
 fn list(paths: &[PathBuf]) -> String {
-    paths
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// The two libraries of TensorRT-RTX.
@@ -73,11 +64,7 @@ impl Runtimes {
     /// The places that the environment names, then the default folder, then the system's.
     #[must_use]
     pub fn from_env() -> Self {
-        let variable = |name| {
-            env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
+        let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         Self {
             folder: variable(RUNTIMES_VARIABLE).unwrap_or_else(|| DEFAULT_RUNTIMES.into()),
             onnxruntime: variable(ONNXRUNTIME_VARIABLE),
@@ -102,17 +89,10 @@ impl Runtimes {
         };
         if let Some(named) = &self.onnxruntime {
             // What is named is meant: no silent fallback to another copy.
-            return if named.is_file() {
-                Ok(named.clone())
-            } else {
-                Err(missing(vec![named.clone()]))
-            };
+            return if named.is_file() { Ok(named.clone()) } else { Err(missing(vec![named.clone()])) };
         }
         let folders = self.folders("onnxruntime");
-        folders
-            .iter()
-            .find_map(|folder| newest(folder, ONNXRUNTIME))
-            .ok_or_else(|| missing(folders))
+        folders.iter().find_map(|folder| newest(folder, ONNXRUNTIME)).ok_or_else(|| missing(folders))
     }
 
     /// TensorRT-RTX's libraries.
@@ -132,12 +112,7 @@ impl Runtimes {
                 });
             }
         }
-        let find = |file| {
-            folders
-                .iter()
-                .map(|folder| folder.join(file))
-                .find(|path| path.is_file())
-        };
+        let find = |file| folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file());
         Ok(RtxLibraries {
             core: find(RTX_CORE).unwrap_or_default(),
             parser: find(RTX_PARSER).unwrap_or_default(),
@@ -145,9 +120,7 @@ impl Runtimes {
     }
 
     fn folders(&self, runtime: &str) -> Vec<PathBuf> {
-        std::iter::once(self.folder.join(runtime))
-            .chain(self.system.iter().cloned())
-            .collect()
+        std::iter::once(self.folder.join(runtime)).chain(self.system.iter().cloned()).collect()
     }
 }
 
@@ -158,11 +131,7 @@ fn newest(folder: &Path, name: &str) -> Option<PathBuf> {
         return Some(plain);
     }
     let version = |file: &str| -> Option<Vec<u32>> {
-        file.strip_prefix(name)?
-            .strip_prefix('.')?
-            .split('.')
-            .map(|part| part.parse().ok())
-            .collect()
+        file.strip_prefix(name)?.strip_prefix('.')?.split('.').map(|part| part.parse().ok()).collect()
     };
     fs::read_dir(folder)
         .ok()?
@@ -177,12 +146,7 @@ mod tests {
     use super::*;
 
     fn runtimes(folder: &Path) -> Runtimes {
-        Runtimes {
-            folder: folder.to_owned(),
-            onnxruntime: None,
-            tensorrt_rtx: None,
-            system: Vec::new(),
-        }
+        Runtimes { folder: folder.to_owned(), onnxruntime: None, tensorrt_rtx: None, system: Vec::new() }
     }
 
     #[test]
@@ -193,13 +157,8 @@ mod tests {
         for version in ["1.9.1", "1.32.0", "1.4.2", "x"] {
             fs::write(folder.join(format!("{ONNXRUNTIME}.{version}")), "")?;
         }
-        let found = runtimes(root.path())
-            .onnxruntime()
-            .map_err(std::io::Error::other)?;
-        assert_eq!(
-            found.file_name().and_then(|name| name.to_str()),
-            Some("libonnxruntime.so.1.32.0")
-        );
+        let found = runtimes(root.path()).onnxruntime().map_err(std::io::Error::other)?;
+        assert_eq!(found.file_name().and_then(|name| name.to_str()), Some("libonnxruntime.so.1.32.0"));
         Ok(())
     }
 
@@ -210,12 +169,7 @@ mod tests {
             return Err(std::io::Error::other("an empty folder has no TensorRT-RTX"));
         };
         let text = error.to_string();
-        for part in [
-            RTX_CORE,
-            "make runtimes",
-            TENSORRT_RTX_VARIABLE,
-            &*root.path().to_string_lossy(),
-        ] {
+        for part in [RTX_CORE, "make runtimes", TENSORRT_RTX_VARIABLE, &*root.path().to_string_lossy()] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         Ok(())

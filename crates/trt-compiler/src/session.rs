@@ -58,10 +58,7 @@ impl OnnxRuntime {
             return Ok(opened.clone());
         }
         let path = runtimes.onnxruntime()?;
-        let unusable = |reason: String| SessionError::Unusable {
-            path: path.clone(),
-            reason,
-        };
+        let unusable = |reason: String| SessionError::Unusable { path: path.clone(), reason };
         let version = native::onnxruntime_version(&path).map_err(|error| unusable(error.to_string()))?;
         let environment = ort::init_from(&path).map_err(|error| unusable(error.to_string()))?;
         let environment = environment
@@ -69,13 +66,7 @@ impl OnnxRuntime {
             .with_telemetry(false)
             .build()
             .map_err(|error| unusable(error.to_string()))?;
-        Ok(OPENED
-            .get_or_init(|| Self {
-                path: path.clone(),
-                version,
-                environment,
-            })
-            .clone())
+        Ok(OPENED.get_or_init(|| Self { path: path.clone(), version, environment }).clone())
     }
 
     /// Loads the graph `onnx`, whose weights lie in `weights`. Runs on every core of this host.
@@ -95,10 +86,7 @@ impl OnnxRuntime {
 }
 
 fn refused(doing: &'static str, error: &ort::Error) -> SessionError {
-    SessionError::Refused {
-        doing,
-        reason: error.to_string(),
-    }
+    SessionError::Refused { doing, reason: error.to_string() }
 }
 
 /// A loaded graph.
@@ -120,10 +108,7 @@ impl OnnxSession {
                 "token_type_ids" => batch.type_ids_i64(),
                 other => {
                     let reason = format!("it asks for an input {other:?} that a tokenizer does not give");
-                    return Err(SessionError::Refused {
-                        doing: "run the graph",
-                        reason,
-                    });
+                    return Err(SessionError::Refused { doing: "run the graph", reason });
                 }
             };
             feed.push((
@@ -137,13 +122,7 @@ impl OnnxSession {
             reason: format!("it has no output {name:?}"),
         })?;
         let (shape, values) = output.try_extract_tensor::<f32>().map_err(refused)?;
-        let shape = shape
-            .iter()
-            .map(|&size| usize::try_from(size).unwrap_or_default())
-            .collect();
-        Ok(Output {
-            shape,
-            values: values.to_vec(),
-        })
+        let shape = shape.iter().map(|&size| usize::try_from(size).unwrap_or_default()).collect();
+        Ok(Output { shape, values: values.to_vec() })
     }
 }

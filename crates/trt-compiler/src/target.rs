@@ -34,15 +34,9 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text
-            .trim()
-            .trim_start_matches("sm")
-            .trim_start_matches('_')
-            .replace('.', "");
+        let digits = text.trim().trim_start_matches("sm").trim_start_matches('_').replace('.', "");
         let supported = || Self::SUPPORTED.map(|target| target.to_string()).join(", ");
-        let sm = digits
-            .parse()
-            .map_err(|_| format!("{text:?} is no SM; one of {}", supported()))?;
+        let sm = digits.parse().map_err(|_| format!("{text:?} is no SM; one of {}", supported()))?;
         if Self::SUPPORTED.contains(&Self(sm)) {
             return Ok(Self(sm));
         }
@@ -50,10 +44,7 @@ impl FromStr for Target {
             90 | 100 | 103 => "; data-centre GPUs of that generation need the enterprise TensorRT",
             _ => "",
         };
-        Err(format!(
-            "TensorRT-RTX builds no engines for SM {sm}, only for {}{hint}",
-            supported()
-        ))
+        Err(format!("TensorRT-RTX builds no engines for SM {sm}, only for {}{hint}", supported()))
     }
 }
 
@@ -66,17 +57,11 @@ pub fn label(targets: &[Target]) -> String {
     let Some(lowest) = sorted.first() else {
         return "sm-none".to_owned();
     };
-    let all_above: Vec<Target> = Target::SUPPORTED
-        .into_iter()
-        .filter(|target| target >= lowest)
-        .collect();
+    let all_above: Vec<Target> = Target::SUPPORTED.into_iter().filter(|target| target >= lowest).collect();
     if sorted.len() > 1 && sorted == all_above {
         return format!("sm{lowest}+");
     }
-    format!(
-        "sm{}",
-        sorted.iter().map(Target::to_string).collect::<Vec<_>>().join("-")
-    )
+    format!("sm{}", sorted.iter().map(Target::to_string).collect::<Vec<_>>().join("-"))
 }
 
 #[cfg(test)]

@@ -63,20 +63,10 @@ impl Encoder {
             supported: supported.to_owned(),
         };
         let activation = Activation::from_config(&config.hidden_act).ok_or_else(|| {
-            unsupported(
-                format!("hidden_act {:?}", config.hidden_act),
-                Activation::SUPPORTED,
-            )
+            unsupported(format!("hidden_act {:?}", config.hidden_act), Activation::SUPPORTED)
         })?;
-        if let Some(kind) = config
-            .position_embedding_type
-            .as_deref()
-            .filter(|kind| *kind != "absolute")
-        {
-            return Err(unsupported(
-                format!("position_embedding_type {kind:?}"),
-                "absolute",
-            ));
+        if let Some(kind) = config.position_embedding_type.as_deref().filter(|kind| *kind != "absolute") {
+            return Err(unsupported(format!("position_embedding_type {kind:?}"), "absolute"));
         }
         if config.is_decoder {
             return Err(unsupported("is_decoder: true".to_owned(), "encoders"));
@@ -95,17 +85,8 @@ impl Encoder {
             size: config.hidden_size / config.num_attention_heads,
         };
         let prefixed = checkpoint.has(&format!("{prefix}embeddings.word_embeddings.weight"));
-        let prefix = if prefixed {
-            prefix.to_owned()
-        } else {
-            String::new()
-        };
-        Ok(Self {
-            config,
-            prefix,
-            heads,
-            activation,
-        })
+        let prefix = if prefixed { prefix.to_owned() } else { String::new() };
+        Ok(Self { config, prefix, heads, activation })
     }
 
     pub(super) fn hidden_size(&self) -> usize {
@@ -163,12 +144,7 @@ impl Encoder {
 
     fn norm(&self, graph: &mut Graph<'_>, scope: &str, name: &str, x: &Value) -> Result<Value, ExportError> {
         graph.within(scope, |graph| {
-            graph.layer_norm(
-                x,
-                &self.tensor(name),
-                self.hidden_size(),
-                self.config.layer_norm_eps,
-            )
+            graph.layer_norm(x, &self.tensor(name), self.hidden_size(), self.config.layer_norm_eps)
         })
     }
 
@@ -196,16 +172,12 @@ impl Encoder {
         let q = linear(graph, "attention.self.query", x, (hidden, hidden))?;
         let k = linear(graph, "attention.self.key", x, (hidden, hidden))?;
         let v = linear(graph, "attention.self.value", x, (hidden, hidden))?;
-        let context = graph.within("attention.self", |graph| {
-            graph.attention([&q, &k, &v], self.heads)
-        })?;
+        let context = graph.within("attention.self", |graph| graph.attention([&q, &k, &v], self.heads))?;
         let attended = linear(graph, "attention.output.dense", &context, (hidden, hidden))?;
         let sum = graph.within("attention.output", |graph| Ok(graph.add(&attended, x)))?;
         let attended = norm(graph, "attention.output.LayerNorm", &sum)?;
         let wide_x = linear(graph, "intermediate.dense", &attended, (hidden, wide))?;
-        let active = graph.within("intermediate", |graph| {
-            Ok(graph.activation(&wide_x, self.activation))
-        })?;
+        let active = graph.within("intermediate", |graph| Ok(graph.activation(&wide_x, self.activation)))?;
         let narrow = linear(graph, "output.dense", &active, (wide, hidden))?;
         let sum = graph.within("output", |graph| Ok(graph.add(&narrow, &attended)))?;
         norm(graph, "output.LayerNorm", &sum)
@@ -214,12 +186,7 @@ impl Encoder {
 
 /// Rows of a classification layer: the number of labels.
 pub(super) fn label_count(checkpoint: &Checkpoint, tensor: &str) -> Result<usize, ExportError> {
-    Ok(checkpoint
-        .tensor(tensor)?
-        .shape
-        .first()
-        .copied()
-        .unwrap_or_default())
+    Ok(checkpoint.tensor(tensor)?.shape.first().copied().unwrap_or_default())
 }
 
 /// BERT with its pooler and classifier.
@@ -256,12 +223,7 @@ impl Family for Bert {
         let labels = label_count(graph.checkpoint, "classifier.weight")?;
         let pooled = graph.within("pooler", |graph| {
             let first = heads::first_token(graph, hidden, size)?;
-            let dense = graph.linear(
-                &first,
-                &self.0.tensor("pooler.dense"),
-                (size, size),
-                DataType::F32,
-            )?;
+            let dense = graph.linear(&first, &self.0.tensor("pooler.dense"), (size, size), DataType::F32)?;
             Ok(graph.unary("Tanh", &dense))
         })?;
         let logits = graph.within("classifier", |graph| {

@@ -25,10 +25,7 @@ pub struct BuildOptions {
 impl BuildOptions {
     /// The running binary and four hours.
     pub fn this_program() -> std::io::Result<Self> {
-        Ok(Self {
-            program: std::env::current_exe()?,
-            timeout: Duration::from_hours(4),
-        })
+        Ok(Self { program: std::env::current_exe()?, timeout: Duration::from_hours(4) })
     }
 }
 
@@ -115,10 +112,7 @@ pub fn build(
     interrupt: &Interrupt,
     mut progress: impl FnMut(&str, i32, i32),
 ) -> Result<EngineFacts, EngineError> {
-    let spawn = |source| EngineError::Spawn {
-        program: options.program.clone(),
-        source,
-    };
+    let spawn = |source| EngineError::Spawn { program: options.program.clone(), source };
     let mut child = Command::new(&options.program)
         .arg(WORKER_ARGUMENT)
         .stdin(Stdio::piped())
@@ -136,13 +130,8 @@ pub fn build(
     let (sender, messages) = mpsc::channel();
     let stdout = child.0.stdout.take();
     let reader = std::thread::spawn(move || {
-        for line in stdout
-            .into_iter()
-            .flat_map(|stdout| BufReader::new(stdout).lines())
-        {
-            let Some(message) = line
-                .ok()
-                .and_then(|line| serde_json::from_str::<WorkerMessage>(&line).ok())
+        for line in stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
+            let Some(message) = line.ok().and_then(|line| serde_json::from_str::<WorkerMessage>(&line).ok())
             else {
                 continue;
             };
@@ -176,11 +165,7 @@ pub fn build(
     interrupt.check()?;
     match outcome {
         Some(Ok(facts)) if status.success() => Ok(EngineFacts { warnings, ..facts }),
-        Some(Err((stage, reason))) => Err(EngineError::Refused {
-            stage,
-            reason,
-            log: errors,
-        }),
+        Some(Err((stage, reason))) => Err(EngineError::Refused { stage, reason, log: errors }),
         _ => Err(died(status, errors)),
     }
 }
@@ -204,10 +189,7 @@ pub(crate) fn check_memory(weight_bytes: u64) -> Result<(), EngineError> {
         return Ok(());
     };
     if needed_bytes > free_bytes {
-        return Err(EngineError::Memory {
-            needed_bytes,
-            free_bytes,
-        });
+        return Err(EngineError::Memory { needed_bytes, free_bytes });
     }
     Ok(())
 }

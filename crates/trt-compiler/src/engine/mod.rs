@@ -6,6 +6,7 @@ mod worker;
 
 use std::path::PathBuf;
 
+use onnx_export::DataType;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use host::check_memory;
@@ -54,6 +55,8 @@ pub enum Tf32 {
 pub struct InputShape {
     /// Name of the input.
     pub name: String,
+    /// Its element type.
+    pub dtype: DataType,
     /// Its dimensions, outermost first.
     pub dims: Vec<Span>,
 }
@@ -61,11 +64,8 @@ pub struct InputShape {
 impl InputShape {
     /// An input of shape [batch, sequence].
     #[must_use]
-    pub fn new(name: impl Into<String>, profile: &Profile) -> Self {
-        Self {
-            name: name.into(),
-            dims: vec![profile.batch, profile.sequence],
-        }
+    pub fn new(name: impl Into<String>, dtype: DataType, profile: &Profile) -> Self {
+        Self { name: name.into(), dtype, dims: vec![profile.batch, profile.sequence] }
     }
 }
 

@@ -51,10 +51,7 @@ pub fn worker_main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            channel.send(&WorkerMessage::Failed {
-                stage: failure.stage.to_owned(),
-                reason: failure.reason,
-            });
+            channel.send(&WorkerMessage::Failed { stage: failure.stage.to_owned(), reason: failure.reason });
             ExitCode::FAILURE
         }
     }
@@ -72,10 +69,7 @@ trait At<T> {
 
 impl<T, E: std::fmt::Display> At<T> for Result<T, E> {
     fn at(self, stage: &'static str) -> Result<T, Failure> {
-        self.map_err(|error| Failure {
-            stage,
-            reason: error.to_string(),
-        })
+        self.map_err(|error| Failure { stage, reason: error.to_string() })
     }
 }
 
@@ -103,11 +97,7 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
 
     let start = Instant::now();
     let mut parser = OnnxParser::new(network, &logger).at("create the parser")?;
-    let path = request
-        .onnx
-        .to_str()
-        .ok_or("the path of the graph is not UTF-8")
-        .at("parse the graph")?;
+    let path = request.onnx.to_str().ok_or("the path of the graph is not UTF-8").at("parse the graph")?;
     parser.parse_from_file(path, 0).at("parse the graph")?;
     let parse_seconds = start.elapsed().as_secs_f64();
 
@@ -117,14 +107,10 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
         Tf32::Allowed => config.set_flag(BuilderFlag::kTF32),
         Tf32::Forbidden => config.clear_flag(BuilderFlag::kTF32),
     }
-    config
-        .set_progress_monitor(Box::new(Monitor::new(channel.clone())))
-        .at("watch the build")?;
+    config.set_progress_monitor(Box::new(Monitor::new(channel.clone()))).at("watch the build")?;
 
     let start = Instant::now();
-    let plan = builder
-        .build_serialized_network(parser.network_mut(), &mut config)
-        .at("build the engine")?;
+    let plan = builder.build_serialized_network(parser.network_mut(), &mut config).at("build the engine")?;
     let build_seconds = start.elapsed().as_secs_f64();
     write_plan(&request.plan, &plan).at("write the plan")?;
     Ok(EngineFacts {
@@ -145,19 +131,9 @@ fn add_profile(
     let stage = "set the profile";
     let mut profile = builder.creata_optimization_profile().at(stage)?;
     for input in &request.inputs {
-        for selector in [
-            OptProfileSelector::kMIN,
-            OptProfileSelector::kOPT,
-            OptProfileSelector::kMAX,
-        ] {
-            let dims: Vec<i64> = input
-                .dims
-                .iter()
-                .map(|span| i64::from(size(span, selector)))
-                .collect();
-            profile
-                .set_dimensions(&input.name, selector, &Dims64::from_slice(&dims))
-                .at(stage)?;
+        for selector in [OptProfileSelector::kMIN, OptProfileSelector::kOPT, OptProfileSelector::kMAX] {
+            let dims: Vec<i64> = input.dims.iter().map(|span| i64::from(size(span, selector))).collect();
+            profile.set_dimensions(&input.name, selector, &Dims64::from_slice(&dims)).at(stage)?;
         }
     }
     config.add_optimization_profile(&mut profile).at(stage)?;
@@ -185,10 +161,7 @@ fn set_targets(config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Resul
             120 => ComputeCapability::kSM120,
             121 => ComputeCapability::kSM121,
             other => {
-                return Err(Failure {
-                    stage,
-                    reason: format!("SM {other} is unknown"),
-                });
+                return Err(Failure { stage, reason: format!("SM {other} is unknown") });
             }
         };
         config.set_compute_capability(capability, index).at(stage)?;
@@ -219,10 +192,7 @@ impl LogHandler for Reporter {
     fn log(&self, severity: Severity, message: &str) {
         if severity <= Severity::Warning {
             let error = severity <= Severity::Error;
-            self.0.send(&WorkerMessage::Log {
-                error,
-                text: message.trim().to_owned(),
-            });
+            self.0.send(&WorkerMessage::Log { error, text: message.trim().to_owned() });
         }
     }
 }
@@ -235,10 +205,7 @@ struct Monitor {
 
 impl Monitor {
     fn new(channel: Channel) -> Self {
-        Self {
-            channel,
-            phases: Mutex::new(Vec::new()),
-        }
+        Self { channel, phases: Mutex::new(Vec::new()) }
     }
 }
 
@@ -247,27 +214,16 @@ impl MonitorProgress for Monitor {
         if let Ok(mut phases) = self.phases.lock() {
             phases.push((phase.to_owned(), steps));
         }
-        self.channel.send(&WorkerMessage::Progress {
-            phase: phase.to_owned(),
-            step: 0,
-            steps,
-        });
+        self.channel.send(&WorkerMessage::Progress { phase: phase.to_owned(), step: 0, steps });
     }
 
     fn step_complete(&self, phase: &str, step: i32) -> ControlFlow<()> {
-        let steps = self.phases.lock().ok().and_then(|phases| {
-            phases
-                .iter()
-                .rev()
-                .find(|(name, _)| name == phase)
-                .map(|(_, steps)| *steps)
-        });
+        let steps =
+            self.phases.lock().ok().and_then(|phases| {
+                phases.iter().rev().find(|(name, _)| name == phase).map(|(_, steps)| *steps)
+            });
         let steps = steps.unwrap_or_default();
-        self.channel.send(&WorkerMessage::Progress {
-            phase: phase.to_owned(),
-            step: step + 1,
-            steps,
-        });
+        self.channel.send(&WorkerMessage::Progress { phase: phase.to_owned(), step: step + 1, steps });
         ControlFlow::Continue(())
     }
 
