@@ -137,15 +137,13 @@ pub(crate) fn hash_reader(reader: &mut dyn Read, progress: &Progress) -> io::Res
     Ok((hasher.finish(), size))
 }
 
-/// The checksum of a version: the SHA-256 of what `sha256sum` prints for its files in the order of their path bytes.
+/// The checksum of a version: the SHA-256 of what `sha256sum` prints for its files in the order of their path
+/// bytes.
 ///
 /// The entries must be sorted by path; a [`Manifest`](crate::Manifest)'s are.
 #[must_use]
 pub fn checksum_of_listing(files: &[FileEntry]) -> Digest {
-    debug_assert!(
-        files.is_sorted_by(|a, b| a.path < b.path),
-        "the listing is sorted by path bytes"
-    );
+    debug_assert!(files.is_sorted_by(|a, b| a.path < b.path), "the listing is sorted by path bytes");
     let mut hasher = Hasher::default();
     for file in files {
         hasher.update(format!("{}  {}\n", file.sha256, file.path).as_bytes());

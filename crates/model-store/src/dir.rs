@@ -9,10 +9,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-const DIR_FLAGS: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIR_FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// One name in a directory.
 #[derive(Debug)]
@@ -46,8 +44,9 @@ pub(crate) fn open_if_there(parent: BorrowedFd<'_>, name: &str) -> io::Result<Op
     }
 }
 
-/// Opens a file below a directory for reading. Links on the way are followed as long as they stay below it: the kernel
-/// itself refuses (`EXDEV`) a way that leads out, also against somebody who renames directories meanwhile.
+/// Opens a file below a directory for reading. Links on the way are followed as long as they stay below it:
+/// the kernel itself refuses (`EXDEV`) a way that leads out, also against somebody who renames directories
+/// meanwhile.
 pub(crate) fn open_beneath(dir: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
@@ -92,10 +91,7 @@ pub(crate) fn entries(dir: BorrowedFd<'_>) -> io::Result<Vec<Entry>> {
             FileType::Unknown => kind_of(dir, name)?,
             kind => kind,
         };
-        entries.push(Entry {
-            name: name.to_owned(),
-            kind,
-        });
+        entries.push(Entry { name: name.to_owned(), kind });
     }
     Ok(entries)
 }
@@ -125,10 +121,7 @@ pub(crate) fn read_link(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<LinkText
     match rustix::fs::readlinkat(dir, name, Vec::new()) {
         Ok(target) => match target.into_string() {
             Ok(target) => Ok(LinkText::To(target)),
-            Err(_) => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the link's target is not UTF-8",
-            )),
+            Err(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the link's target is not UTF-8")),
         },
         Err(Errno::NOENT) => Ok(LinkText::Missing),
         Err(Errno::INVAL) => Ok(LinkText::NotALink),

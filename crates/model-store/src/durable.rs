@@ -1,8 +1,9 @@
 //! Every change to the file system, and what makes it last.
 //!
-//! This is the only module that writes: `clippy.toml` forbids the system's writing calls everywhere else, so what a crash
-//! can leave behind is decided here. All names are relative to an open directory, so no rename of a parent can redirect a
-//! write. An `fsync` that failed is never tried again: the kernel may have dropped the pages and would report success.
+//! This is the only module that writes: `clippy.toml` forbids the system's writing calls everywhere else, so
+//! what a crash can leave behind is decided here. All names are relative to an open directory, so no rename
+//! of a parent can redirect a write. An `fsync` that failed is never tried again: the kernel may have dropped
+//! the pages and would report success.
 #![expect(clippy::disallowed_methods, reason = "the one place that is allowed to write")]
 
 use std::ffi::CStr;
@@ -76,21 +77,13 @@ pub(crate) fn open_control(parent: BorrowedFd<'_>, name: &str) -> io::Result<Fil
 pub(crate) fn seal(file: BorrowedFd<'_>) -> io::Result<()> {
     let mode = rustix::fs::fstat(file)?.st_mode & PERMISSION_BITS;
     let sealed = (mode & 0o555) | 0o440;
-    if mode == sealed {
-        Ok(())
-    } else {
-        set_mode(file, sealed)
-    }
+    if mode == sealed { Ok(()) } else { set_mode(file, sealed) }
 }
 
 /// Gives a directory the store's mode.
 pub(crate) fn open_up_dir(dir: BorrowedFd<'_>) -> io::Result<()> {
     let mode = rustix::fs::fstat(dir)?.st_mode & PERMISSION_BITS;
-    if mode == DIR_MODE {
-        Ok(())
-    } else {
-        set_mode(dir, DIR_MODE)
-    }
+    if mode == DIR_MODE { Ok(()) } else { set_mode(dir, DIR_MODE) }
 }
 
 fn set_mode(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
@@ -107,7 +100,8 @@ pub(crate) fn sync_file_system(any: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::fs::syncfs(any)?)
 }
 
-/// Makes a moved link durable: on btrfs no `fsync` of the directory covers it, so the file system is synced there.
+/// Makes a moved link durable: on btrfs no `fsync` of the directory covers it, so the file system is synced
+/// there.
 pub(crate) fn sync_link(dir: BorrowedFd<'_>) -> io::Result<()> {
     const BTRFS_SUPER_MAGIC: i64 = 0x9123_683E;
     if rustix::fs::fstatfs(dir)?.f_type == BTRFS_SUPER_MAGIC {

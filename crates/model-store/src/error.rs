@@ -195,18 +195,11 @@ impl StoreError {
         if Stopped::is_in(&source) {
             return Self::Interrupted;
         }
-        Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { action, path: path.to_owned(), source }
     }
 
     pub(crate) fn corrupt(path: &Path, what: impl Into<String>) -> Self {
-        Self::Corrupt {
-            path: path.to_owned(),
-            what: what.into(),
-        }
+        Self::Corrupt { path: path.to_owned(), what: what.into() }
     }
 }
 

@@ -19,10 +19,7 @@ pub(crate) fn hash_all(
     paths: Vec<PayloadPath>,
     progress: &Progress,
 ) -> Result<Vec<FileEntry>, StoreError> {
-    paths
-        .into_par_iter()
-        .map(|path| hash_one(version, shown, path, progress))
-        .collect()
+    paths.into_par_iter().map(|path| hash_one(version, shown, path, progress)).collect()
 }
 
 /// Hashes one file below a directory.

@@ -1,7 +1,8 @@
 //! `history.jsonl`: who moved which pointer from where to where, when, and why. Append-only.
 //!
-//! A record is written before its pointer moves. Should the writer die in between, the next one finds that the last record
-//! and the pointer disagree and adds a record that says where the pointer really is, so read in order the last `to` is true.
+//! A record is written before its pointer moves. Should the writer die in between, the next one finds that
+//! the last record and the pointer disagree and adds a record that says where the pointer really is, so read
+//! in order the last `to` is true.
 
 use std::fs::File;
 use std::io;
@@ -26,7 +27,8 @@ const TAIL_BYTES: u64 = 64 * 1024;
 pub enum Action {
     /// A version was published and made current.
     Publish,
-    /// The pointer was not where the last record says: its writer died before the move, or somebody moved it by hand.
+    /// The pointer was not where the last record says: its writer died before the move, or somebody moved it
+    /// by hand.
     Reconcile,
 }
 

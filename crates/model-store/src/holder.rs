@@ -38,17 +38,8 @@ impl Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            pid,
-            command,
-            user,
-            host,
-            since,
-        } = self;
-        write!(
-            f,
-            "{command} (process {pid} of {user} on {host}) has held it since {since}"
-        )
+        let Self { pid, command, user, host, since } = self;
+        write!(f, "{command} (process {pid} of {user} on {host}) has held it since {since}")
     }
 }
 
@@ -69,14 +60,10 @@ pub(crate) fn flock_holder(dir: BorrowedFd<'_>) -> Option<Holder> {
         let mut fields = line.split_whitespace().skip(1).filter(|field| *field != "->");
         let flock = fields.next()? == "FLOCK";
         let pid = fields.nth(2)?;
-        (flock && fields.next()? == wanted)
-            .then(|| pid.parse::<u32>().ok())
-            .flatten()
+        (flock && fields.next()? == wanted).then(|| pid.parse::<u32>().ok()).flatten()
     })?;
     let proc = Path::new("/proc").join(pid.to_string());
-    let uid = std::fs::metadata(&proc)
-        .ok()
-        .map(|meta| std::os::unix::fs::MetadataExt::uid(&meta))?;
+    let uid = std::fs::metadata(&proc).ok().map(|meta| std::os::unix::fs::MetadataExt::uid(&meta))?;
     Some(Holder {
         pid,
         command: command_of(&pid.to_string()).unwrap_or_default(),
@@ -87,7 +74,7 @@ pub(crate) fn flock_holder(dir: BorrowedFd<'_>) -> Option<Holder> {
 }
 
 /// When a directory was made: a staging is locked in the same breath.
-fn born(dir: BorrowedFd<'_>) -> Timestamp {
+pub(crate) fn born(dir: BorrowedFd<'_>) -> Timestamp {
     rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME)
         .ok()
         .and_then(|statx| Timestamp::new(statx.stx_btime.tv_sec, 0).ok())

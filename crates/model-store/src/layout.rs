@@ -55,10 +55,7 @@ impl AgentDir {
                 None => return Self::open_canonical(root_handle.as_fd(), root, name),
             }
         }
-        Err(StoreError::corrupt(
-            &root.join(agent.as_str()),
-            "this alias leads in a circle; remove it",
-        ))
+        Err(StoreError::corrupt(&root.join(agent.as_str()), "this alias leads in a circle; remove it"))
     }
 
     /// Opens an agent for writing; a legacy alias is refused.
@@ -66,15 +63,13 @@ impl AgentDir {
         let root_handle = open_root(root)?;
         if alias_target(root_handle.as_fd(), root, agent)?.is_some() {
             let target = Self::open(root, agent)?.map_or_else(|| agent.clone(), |canonical| canonical.name);
-            return Err(StoreError::AliasIsReadOnly {
-                alias: agent.clone(),
-                target,
-            });
+            return Err(StoreError::AliasIsReadOnly { alias: agent.clone(), target });
         }
         Self::open_canonical(root_handle.as_fd(), root, agent.clone())
     }
 
-    /// As [`open_to_write`](Self::open_to_write), making the directory where it is missing; says whether it did.
+    /// As [`open_to_write`](Self::open_to_write), making the directory where it is missing; says whether it
+    /// did.
     pub(crate) fn open_or_make(root: &Path, agent: &AgentName) -> Result<Option<(Self, bool)>, StoreError> {
         if let Some(there) = Self::open_to_write(root, agent)? {
             return Ok(Some((there, false)));
@@ -144,24 +139,20 @@ impl AgentDir {
         let path = self.path.join(CURRENT_LINK);
         match dir::read_link(self.handle(), c"current") {
             Ok(LinkText::Missing) => Ok(None),
-            Ok(LinkText::NotALink) => Err(StoreError::corrupt(
-                &path,
-                "is not a symbolic link; move it away and publish again",
-            )),
+            Ok(LinkText::NotALink) => {
+                Err(StoreError::corrupt(&path, "is not a symbolic link; move it away and publish again"))
+            }
             Ok(LinkText::To(target)) => self.interpret(&target, &path).map(Some),
             Err(e) => Err(StoreError::io("read", &path, e)),
         }
     }
 
-    /// A pointer's target is `versions/<v>`, or what the old script made: `<v>`, or either of them as an absolute path
-    /// that leads to this very directory.
+    /// A pointer's target is `versions/<v>`, or what the old script made: `<v>`, or either of them as an
+    /// absolute path that leads to this very directory.
     fn interpret(&self, target: &str, link: &Path) -> Result<Pointer, StoreError> {
         let bad = |why: &str| StoreError::corrupt(link, format!("points at {target:?}, {why}"));
         let path = Path::new(target);
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let version = VersionName::try_from(name).map_err(|_| bad("which is not a version of this agent"))?;
         let parent = path.parent().unwrap_or(Path::new(""));
         let place = if parent.is_absolute() {
@@ -188,11 +179,7 @@ impl AgentDir {
     pub(crate) fn published(&self) -> Result<Vec<Pointer>, StoreError> {
         let mut found = names_in(self.handle(), &self.path, Place::Legacy)?;
         if let Some(versions) = self.versions()? {
-            found.extend(names_in(
-                versions.as_fd(),
-                &self.path.join(VERSIONS_DIR),
-                Place::Versions,
-            )?);
+            found.extend(names_in(versions.as_fd(), &self.path.join(VERSIONS_DIR), Place::Versions)?);
         }
         found.sort_by(|a, b| a.version.cmp(&b.version));
         Ok(found)
@@ -201,9 +188,7 @@ impl AgentDir {
 
 fn names_in(handle: BorrowedFd<'_>, path: &Path, place: Place) -> Result<Vec<Pointer>, StoreError> {
     let entries = dir::entries(handle).map_err(|e| StoreError::io("list", path, e))?;
-    let directories = entries
-        .into_iter()
-        .filter(|entry| entry.kind == rustix::fs::FileType::Directory);
+    let directories = entries.into_iter().filter(|entry| entry.kind == rustix::fs::FileType::Directory);
     let names = directories.filter_map(|entry| entry.name.into_string().ok());
     Ok(names
         .filter_map(|name| VersionName::try_from(name).ok())
@@ -214,9 +199,9 @@ fn names_in(handle: BorrowedFd<'_>, path: &Path, place: Place) -> Result<Vec<Poi
 /// Opens the root.
 pub(crate) fn open_root(root: &Path) -> Result<OwnedFd, StoreError> {
     dir::open_path(root).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => StoreError::RootNotFound {
-            root: root.to_owned(),
-        },
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            StoreError::RootNotFound { root: root.to_owned() }
+        }
         _ => StoreError::io("open", root, e),
     })
 }
@@ -235,24 +220,17 @@ pub(crate) fn alias_target(
         Err(e) => return Err(StoreError::io("read", &path, e)),
     };
     let outside = || {
-        StoreError::corrupt(
-            &path,
-            format!("is a link to {target:?}, which is not an agent of this store"),
-        )
+        StoreError::corrupt(&path, format!("is a link to {target:?}, which is not an agent of this store"))
     };
     let to = Path::new(&target);
     let beside = match to.parent() {
         None => false,
-        Some(parent) if parent.is_absolute() => dir::open_path(parent)
-            .and_then(|parent| dir::same(parent.as_fd(), root_handle))
-            .unwrap_or(false),
+        Some(parent) if parent.is_absolute() => {
+            dir::open_path(parent).and_then(|parent| dir::same(parent.as_fd(), root_handle)).unwrap_or(false)
+        }
         Some(parent) => matches!(parent.to_str(), Some("" | ".")),
     };
-    let name = to
-        .file_name()
-        .and_then(|name| name.to_str())
-        .filter(|_| beside)
-        .ok_or_else(outside)?;
+    let name = to.file_name().and_then(|name| name.to_str()).filter(|_| beside).ok_or_else(outside)?;
     AgentName::try_from(name).map(Some).map_err(|_| outside())
 }
 

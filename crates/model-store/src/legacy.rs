@@ -1,8 +1,8 @@
 //! The checksum of the old Python helper.
 //!
-//! One SHA-256 over, for each directory from the top down in the order the file system lists them and for its files by name,
-//! the file's path and its bytes. Every file called `manifest.json` is left out. The order of directories makes it fragile:
-//! a copy of the same bytes on another disk may list them otherwise.
+//! One SHA-256 over, for each directory from the top down in the order the file system lists them and for its
+//! files by name, the file's path and its bytes. Every file called `manifest.json` is left out. The order of
+//! directories makes it fragile: a copy of the same bytes on another disk may list them otherwise.
 
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -26,18 +26,9 @@ pub(crate) struct Tally {
 
 /// Computes the legacy checksum of a version.
 pub(crate) fn tally(version: BorrowedFd<'_>, shown: &Path, progress: &Progress) -> Result<Tally, StoreError> {
-    let mut walk = Walk {
-        hasher: Hasher::default(),
-        files: 0,
-        bytes: 0,
-        progress,
-    };
+    let mut walk = Walk { hasher: Hasher::default(), files: 0, bytes: 0, progress };
     walk.descend(version, shown, "")?;
-    Ok(Tally {
-        checksum: walk.hasher.finish(),
-        files: walk.files,
-        bytes: walk.bytes,
-    })
+    Ok(Tally { checksum: walk.hasher.finish(), files: walk.files, bytes: walk.bytes })
 }
 
 struct Walk<'a> {
@@ -51,14 +42,10 @@ impl Walk<'_> {
     fn descend(&mut self, here: BorrowedFd<'_>, shown: &Path, prefix: &str) -> Result<(), StoreError> {
         let failed = |e| StoreError::io("read", &shown.join(prefix), e);
         let listed = dir::entries(here).map_err(failed)?;
-        let (dirs, mut files): (Vec<_>, Vec<_>) = listed
-            .into_iter()
-            .partition(|entry| entry.kind == FileType::Directory);
+        let (dirs, mut files): (Vec<_>, Vec<_>) =
+            listed.into_iter().partition(|entry| entry.kind == FileType::Directory);
         files.sort_by(|a, b| a.name.cmp(&b.name));
-        for entry in files
-            .iter()
-            .filter(|entry| entry.name.to_bytes() != MANIFEST_FILE.as_bytes())
-        {
+        for entry in files.iter().filter(|entry| entry.name.to_bytes() != MANIFEST_FILE.as_bytes()) {
             let name = entry.name.to_string_lossy();
             let failed = |e| StoreError::io("read", &shown.join(prefix).join(&*name), e);
             // The helper followed links to files and did not descend into linked directories.
@@ -72,11 +59,7 @@ impl Walk<'_> {
         }
         for entry in dirs {
             let below = dir::open_cstr(here, &entry.name).map_err(|e| failed(e.into()))?;
-            self.descend(
-                below.as_fd(),
-                shown,
-                &format!("{prefix}{}/", entry.name.to_string_lossy()),
-            )?;
+            self.descend(below.as_fd(), shown, &format!("{prefix}{}/", entry.name.to_string_lossy()))?;
         }
         Ok(())
     }

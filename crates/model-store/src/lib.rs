@@ -1,8 +1,8 @@
 //! A model store: versions of models, published whole or not at all.
 //!
-//! Each agent has a directory of immutable versions and a link, `current`, to the one in use. A writer stages a version out
-//! of sight, and [`Staging::finalize`] makes it exist and points `current` at it, each by one atomic step. After a crash at
-//! any point a reader finds the old version or the new one, complete.
+//! Each agent has a directory of immutable versions and a link, `current`, to the one in use. A writer stages
+//! a version out of sight, and [`Staging::finalize`] makes it exist and points `current` at it, each by one
+//! atomic step. After a crash at any point a reader finds the old version or the new one, complete.
 //!
 //! ```
 //! use model_store::{FinalizeOptions, ModelStore};
@@ -25,8 +25,8 @@
 //!
 //! # Limits
 //!
-//! A store lives on one local Linux file system (ext4, xfs, btrfs; Linux 5.6 or later). The core is synchronous, opens no
-//! network connection, and hashes on rayon's global pool.
+//! A store lives on one local Linux file system (ext4, xfs, btrfs; Linux 5.6 or later). The core is
+//! synchronous, opens no network connection, and hashes on rayon's global pool.
 
 pub mod exit;
 
@@ -39,6 +39,7 @@ mod history;
 mod holder;
 mod layout;
 mod legacy;
+mod list;
 mod lock;
 mod manifest;
 mod names;
@@ -52,11 +53,13 @@ mod staging;
 mod store;
 mod transfer;
 mod verify;
+mod writer;
 
 pub use digest::{Digest, DigestError, checksum_of_listing};
 pub use error::StoreError;
 pub use history::{Action, Record};
 pub use holder::Holder;
+pub use list::{AgentEntry, StagingEntry};
 pub use manifest::{CHECKSUM_ALGORITHM, FORMAT, FileEntry, Generation, LinkEntry, Manifest};
 pub use names::{
     AgentName, MANIFEST_FILE, MAX_NAME_BYTES, MAX_PAYLOAD_PATH_BYTES, NameError, PayloadPath, VersionName,
@@ -66,7 +69,8 @@ pub use payload::PayloadProblem;
 pub use progress::Progress;
 pub use publish::{Activation, FinalizeOptions, Published};
 pub use read::{Current, Lease};
-pub use staging::{PayloadWriter, Staging};
-pub use store::{AgentEntry, DEFAULT_ROOT, ModelStore, ROOT_VARIABLE};
+pub use staging::Staging;
+pub use store::{DEFAULT_ROOT, ModelStore, ROOT_VARIABLE};
 pub use transfer::Links;
 pub use verify::{Finding, Report};
+pub use writer::PayloadWriter;

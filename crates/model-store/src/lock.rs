@@ -15,11 +15,12 @@ use crate::durable;
 use crate::error::StoreError;
 use crate::holder::Holder;
 use crate::layout::{AgentDir, LOCK_FILE};
+use crate::progress::Progress;
 
 /// The exclusive lock of one agent; dropping it unlocks.
 ///
-/// It is an open-file-description lock, so it excludes other threads of this process as well, ends with the process however
-/// that dies, and is not lost when some other handle of the file is closed.
+/// It is an open-file-description lock, so it excludes other threads of this process as well, ends with the
+/// process however that dies, and is not lost when some other handle of the file is closed.
 #[must_use = "the agent is unlocked when this is dropped"]
 #[derive(Debug)]
 pub(crate) struct AgentLock {
@@ -27,8 +28,13 @@ pub(crate) struct AgentLock {
 }
 
 impl AgentLock {
-    /// Takes the lock, waiting at most `patience`. `None` says that the agent's directory was removed meanwhile.
-    pub(crate) fn acquire(agent: &AgentDir, patience: Duration) -> Result<Option<Self>, StoreError> {
+    /// Takes the lock, waiting at most `patience` and no longer than `progress` allows. `None` says that the
+    /// agent's directory was removed meanwhile.
+    pub(crate) fn acquire(
+        agent: &AgentDir,
+        patience: Duration,
+        progress: &Progress,
+    ) -> Result<Option<Self>, StoreError> {
         let path = agent.path().join(LOCK_FILE);
         let started = Instant::now();
         let mut pause = Duration::from_millis(2);
@@ -49,15 +55,12 @@ impl AgentLock {
                 Ok(false) if started.elapsed() >= patience => {
                     let what = format!("agent {}", agent.name());
                     let holder = read_holder(&file).map(Box::new);
-                    return Err(StoreError::Busy {
-                        what,
-                        holder,
-                        waited: started.elapsed(),
-                    });
+                    return Err(StoreError::Busy { what, holder, waited: started.elapsed() });
                 }
                 Ok(false) => {}
                 Err(e) => return Err(StoreError::io("lock", &path, e)),
             }
+            progress.advance(0).map_err(|e| StoreError::io("lock", &path, e))?;
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(100));
         }
@@ -86,18 +89,9 @@ fn is_still(agent: BorrowedFd<'_>, file: &File) -> bool {
 }
 
 fn try_lock(file: &File) -> io::Result<bool> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "1 and 0, which the structure keeps as shorts"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "1 and 0, which the structure keeps as shorts")]
     let (l_type, l_whence) = (libc::F_WRLCK as libc::c_short, libc::SEEK_SET as libc::c_short);
-    let whole_file = libc::flock {
-        l_type,
-        l_whence,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
+    let whole_file = libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
     match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)) {
         Ok(_) => Ok(true),
         Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
@@ -118,4 +112,21 @@ pub(crate) fn try_flock(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// As [`try_flock`], trying for a moment: somebody who looks whether a staging is alive holds it for an
+/// instant.
+pub(crate) fn flock_soon(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
+    for _ in 0..20 {
+        if try_flock(dir)? {
+            return Ok(true);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    try_flock(dir)
+}
+
+/// Whether somebody has an exclusive `flock` on a directory.
+pub(crate) fn is_flocked(dir: BorrowedFd<'_>) -> bool {
+    rustix::fs::flock(dir, rustix::fs::FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
 }

@@ -35,8 +35,9 @@ pub struct LinkEntry {
 
 /// The manifest of a version.
 ///
-/// The first three keys are the seed's, in its order and meaning, and are all that an older or newer manifest promises:
-/// with a [`format`](Self::format) other than [`FORMAT`] the rest stays in [`extra`](Self::extra), unread.
+/// The first three keys are the seed's, in its order and meaning, and are all that an older or newer manifest
+/// promises: with a [`format`](Self::format) other than [`FORMAT`] the rest stays in [`extra`](Self::extra),
+/// unread.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Manifest {
     /// The version this is the manifest of.
@@ -117,10 +118,7 @@ impl Manifest {
     /// The entry of one payload file.
     #[must_use]
     pub fn file(&self, path: &PayloadPath) -> Option<&FileEntry> {
-        self.files
-            .binary_search_by(|entry| entry.path.cmp(path))
-            .ok()
-            .map(|i| &self.files[i])
+        self.files.binary_search_by(|entry| entry.path.cmp(path)).ok().map(|i| &self.files[i])
     }
 
     /// The bytes of the whole payload.
@@ -167,13 +165,7 @@ struct Body {
 
 impl<'de> Deserialize<'de> for Manifest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Head {
-            version,
-            checksum,
-            metadata,
-            format,
-            rest,
-        } = Head::deserialize(deserializer)?;
+        let Head { version, checksum, metadata, format, rest } = Head::deserialize(deserializer)?;
         let body = match format {
             Some(FORMAT) => Body::deserialize(Value::Object(rest)).map_err(D::Error::custom)?,
             _ => Body {
@@ -186,9 +178,7 @@ impl<'de> Deserialize<'de> for Manifest {
             },
         };
         if !body.files.is_sorted_by(|a, b| a.path < b.path) {
-            return Err(D::Error::custom(
-                "`files` is not sorted by path, or names a path twice",
-            ));
+            return Err(D::Error::custom("`files` is not sorted by path, or names a path twice"));
         }
         Ok(Self {
             version,

@@ -1,6 +1,7 @@
 //! Validated names: what may become a component of a path in the store.
 //!
-//! A string turns into one of these types or into a [`NameError`]; nothing else in this crate joins strings into paths.
+//! A string turns into one of these types or into a [`NameError`]; nothing else in this crate joins strings
+//! into paths.
 
 use std::fmt;
 use std::path::Path;
@@ -30,11 +31,7 @@ pub struct NameError {
 
 impl NameError {
     fn new(kind: &'static str, value: &str, reason: &'static str) -> Self {
-        Self {
-            kind,
-            value: value.to_owned(),
-            reason,
-        }
+        Self { kind, value: value.to_owned(), reason }
     }
 
     /// What the string was meant to be: `agent name`, `version name` or `payload path`.
@@ -62,7 +59,8 @@ impl NameError {
     }
 }
 
-/// The rule of agent and version names: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`, no `.tmp` at the end, nothing reserved.
+/// The rule of agent and version names: `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`, no `.tmp` at the end, nothing
+/// reserved.
 fn check_name(value: &str) -> Result<(), &'static str> {
     let bytes = value.as_bytes();
     let Some(first) = bytes.first() else {
@@ -71,10 +69,7 @@ fn check_name(value: &str) -> Result<(), &'static str> {
     if !first.is_ascii_alphanumeric() {
         return Err("must begin with a letter or a digit (A-Z, a-z, 0-9)");
     }
-    if !bytes
-        .iter()
-        .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
-    {
+    if !bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b)) {
         return Err("may contain only letters, digits, '.', '_' and '-'");
     }
     if bytes.len() > MAX_NAME_BYTES {

@@ -17,10 +17,7 @@ pub fn near_names<'a>(wanted: &str, candidates: impl IntoIterator<Item = &'a str
         })
         .collect();
     near.sort_unstable();
-    near.into_iter()
-        .take(SHOWN)
-        .map(|(_, candidate)| candidate.to_owned())
-        .collect()
+    near.into_iter().take(SHOWN).map(|(_, candidate)| candidate.to_owned()).collect()
 }
 
 /// The least number of insertions, deletions and substitutions between two strings (Levenshtein's distance).

@@ -163,11 +163,7 @@ impl Payload {
             self.refuse(path.into(), "has its setuid or setgid bit set");
         } else {
             let size_bytes = u64::try_from(stat.st_size).unwrap_or_default();
-            self.files.push(PayloadFile {
-                path,
-                size_bytes,
-                names: stat.st_nlink,
-            });
+            self.files.push(PayloadFile { path, size_bytes, names: stat.st_nlink });
         }
         Ok(())
     }
@@ -194,16 +190,10 @@ impl Payload {
                 );
             }
             Err(Errno::NOENT | Errno::NOTDIR) => {
-                self.refuse(
-                    path.into(),
-                    format!("is a symbolic link to nothing (to {target:?})"),
-                );
+                self.refuse(path.into(), format!("is a symbolic link to nothing (to {target:?})"));
             }
             Err(Errno::LOOP) => {
-                self.refuse(
-                    path.into(),
-                    format!("is a symbolic link in a circle (to {target:?})"),
-                );
+                self.refuse(path.into(), format!("is a symbolic link in a circle (to {target:?})"));
             }
             Err(e) => return Err(e.into()),
         }
@@ -211,10 +201,7 @@ impl Payload {
     }
 
     fn refuse(&mut self, path: String, reason: impl Into<String>) {
-        self.problems.push(PayloadProblem {
-            path,
-            reason: reason.into(),
-        });
+        self.problems.push(PayloadProblem { path, reason: reason.into() });
     }
 }
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 /// What a long operation calls with the number of bytes it has just hashed or copied.
 ///
-/// Returning [`ControlFlow::Break`] stops the operation at once with [`StoreError::Interrupted`](crate::StoreError):
-/// its guards roll back, so nothing is published and nothing is left behind. From the rename that makes a version exist
-/// nothing is asked any more. Calls come from several threads.
+/// Returning [`ControlFlow::Break`] stops the operation at once with
+/// [`StoreError::Interrupted`](crate::StoreError): its guards roll back, so nothing is published and nothing
+/// is left behind. From the rename that makes a version exist nothing is asked any more. Calls come from
+/// several threads.
 ///
 /// ```
 /// use std::{ops::ControlFlow, sync::atomic::{AtomicU64, Ordering}, sync::Arc};
@@ -49,11 +50,7 @@ impl Progress {
 
 impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() {
-            "Progress(observed)"
-        } else {
-            "Progress(none)"
-        })
+        f.write_str(if self.0.is_some() { "Progress(observed)" } else { "Progress(none)" })
     }
 }
 
@@ -65,9 +62,6 @@ pub(crate) struct Stopped;
 impl Stopped {
     /// Whether this error is a stop on request and not a failure.
     pub(crate) fn is_in(error: &io::Error) -> bool {
-        error
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<Self>())
-            .is_some()
+        error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()).is_some()
     }
 }

@@ -75,19 +75,13 @@ pub struct Published {
 }
 
 impl Staging {
-    /// Publishes the staging: validates and hashes the payload, writes the manifest, makes everything durable, renames the
-    /// directory to its final name and points `current` at it.
+    /// Publishes the staging: validates and hashes the payload, writes the manifest, makes everything
+    /// durable, renames the directory to its final name and points `current` at it.
     ///
-    /// Whatever fails up to that rename leaves the store as it was, and removes the staging. A failure between the rename
-    /// and the move of `current` takes the version back.
+    /// Whatever fails up to that rename leaves the store as it was, and removes the staging. A failure
+    /// between the rename and the move of `current` takes the version back.
     pub fn finalize(mut self, options: FinalizeOptions) -> Result<Published, StoreError> {
-        let FinalizeOptions {
-            metadata,
-            activation,
-            created_at,
-            actor,
-            reason,
-        } = options;
+        let FinalizeOptions { metadata, activation, created_at, actor, reason } = options;
         let Some(_lock) = self.store.lock(&self.agent)? else {
             return Err(StoreError::corrupt(
                 self.agent.path(),
@@ -99,14 +93,8 @@ impl Staging {
         let files = self.hashed(&payload.files)?;
         let (agent, version) = (self.agent().clone(), self.version.clone());
         let created_at = created_at.unwrap_or_else(now);
-        let manifest = Manifest::new(
-            agent.clone(),
-            version.clone(),
-            metadata,
-            created_at,
-            files,
-            payload.links.clone(),
-        );
+        let manifest =
+            Manifest::new(agent.clone(), version.clone(), metadata, created_at, files, payload.links.clone());
         self.write_manifest(&manifest)?;
         self.sync_all(&payload)?;
         self.make_it_exist(previous.is_none())?;
@@ -159,10 +147,7 @@ impl Staging {
     /// Step 3: the digest of every file; what came through this staging's own writers is not read again.
     fn hashed(&self, files: &[PayloadFile]) -> Result<Vec<FileEntry>, StoreError> {
         let known = self.take_known();
-        files
-            .par_iter()
-            .map(|file| self.hashed_one(file, known.get(&file.path)))
-            .collect()
+        files.par_iter().map(|file| self.hashed_one(file, known.get(&file.path))).collect()
     }
 
     fn hashed_one(&self, found: &PayloadFile, known: Option<&Known>) -> Result<FileEntry, StoreError> {
@@ -211,16 +196,10 @@ impl Staging {
             durable::sync(dir::open_payload(self.dir(), path)?.as_fd())
         };
         let manifest = Path::new(MANIFEST_FILE);
-        let files: Vec<&Path> = payload
-            .files
-            .iter()
-            .map(|file| file.path.as_path())
-            .chain([manifest])
-            .collect();
+        let files: Vec<&Path> =
+            payload.files.iter().map(|file| file.path.as_path()).chain([manifest]).collect();
         let failed = |path: &Path, e| StoreError::io("sync", &self.path().join(path), e);
-        files
-            .par_iter()
-            .try_for_each(|path| sync(path).map_err(|e| failed(path, e)))?;
+        files.par_iter().try_for_each(|path| sync(path).map_err(|e| failed(path, e)))?;
         for dir in payload.dirs.iter().rev().map(PayloadPath::as_path) {
             dir::open_payload_dir(self.dir(), dir)
                 .and_then(|opened| durable::sync(opened.as_fd()))
@@ -231,17 +210,11 @@ impl Staging {
 
     /// Step 5: from the end of this the version exists.
     fn make_it_exist(&mut self, first: bool) -> Result<(), StoreError> {
-        self.store
-            .progress()
-            .advance(0)
-            .map_err(|e| StoreError::io("publish", self.path(), e))?;
+        self.store.progress().advance(0).map_err(|e| StoreError::io("publish", self.path(), e))?;
         if first {
             // The agent itself may be as new as its version.
             let root = layout::open_root(self.store.root())?;
-            for (dir, path) in [
-                (self.agent.handle(), self.agent.path()),
-                (root.as_fd(), self.store.root()),
-            ] {
+            for (dir, path) in [(self.agent.handle(), self.agent.path()), (root.as_fd(), self.store.root())] {
                 durable::sync(dir).map_err(|e| StoreError::io("sync", path, e))?;
             }
         }
@@ -291,8 +264,8 @@ impl Staging {
             .map_err(|e| StoreError::io("move", &self.agent.path().join(CURRENT_LINK), e))
     }
 
-    /// Makes the version a staging again, which goes away with this guard. No reader can have leased it: the staging's own
-    /// lock is still on the directory.
+    /// Makes the version a staging again, which goes away with this guard. No reader can have leased it: the
+    /// staging's own lock is still on the directory.
     fn take_back(&mut self) {
         let staging_name = self.version.staging_name();
         // Should even this fail, a complete version stays, under a name that readers may know by now.

@@ -29,8 +29,8 @@ const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// An open, published version.
 ///
-/// It keeps the directory open, so what it gives belongs to this version whatever `current` points at by now. Clones share
-/// the handle.
+/// It keeps the directory open, so what it gives belongs to this version whatever `current` points at by now.
+/// Clones share the handle.
 #[derive(Clone, Debug)]
 pub struct Current(Arc<Inner>);
 
@@ -86,7 +86,8 @@ impl Current {
 
     /// The absolute path of the version itself; no part of it is `current`.
     ///
-    /// For libraries that want a path. What must not change under the reader's hands is opened with [`open`](Self::open).
+    /// For libraries that want a path. What must not change under the reader's hands is opened with
+    /// [`open`](Self::open).
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
@@ -114,17 +115,15 @@ impl Current {
         self.0.handle.as_fd()
     }
 
-    /// Opens a payload file beneath the version's own handle. Links are followed as long as they stay in the version.
+    /// Opens a payload file beneath the version's own handle. Links are followed as long as they stay in the
+    /// version.
     pub fn open(&self, path: &PayloadPath) -> Result<File, StoreError> {
         let failed = |e| StoreError::io("open", &self.0.path.join(path.as_path()), e);
         let file = dir::open_beneath(self.handle(), path.as_path()).map_err(failed)?;
         if file.metadata().map_err(failed)?.is_file() {
             return Ok(file);
         }
-        Err(StoreError::corrupt(
-            &self.0.path.join(path.as_path()),
-            "is not a file",
-        ))
+        Err(StoreError::corrupt(&self.0.path.join(path.as_path()), "is not a file"))
     }
 
     /// Keeps the version from being retired for as long as the lease lives.
@@ -142,11 +141,7 @@ impl Current {
                 Err(Errno::WOULDBLOCK) => {
                     let holder = crate::holder::flock_holder(handle.as_fd()).map(Box::new);
                     let what = format!("{}/{}", self.agent(), self.version());
-                    return Err(StoreError::Busy {
-                        what,
-                        holder,
-                        waited: started.elapsed(),
-                    });
+                    return Err(StoreError::Busy { what, holder, waited: started.elapsed() });
                 }
                 Err(e) => return Err(failed(e)),
             }
@@ -183,9 +178,7 @@ pub(crate) fn read_manifest(version: BorrowedFd<'_>, path: &Path) -> Result<Opti
         Err(e) => return Err(failed(e)),
     };
     let mut json = Vec::new();
-    file.take(MAX_MANIFEST_BYTES + 1)
-        .read_to_end(&mut json)
-        .map_err(failed)?;
+    file.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut json).map_err(failed)?;
     if json.len() as u64 > MAX_MANIFEST_BYTES {
         return Err(StoreError::corrupt(&path, "is larger than 64 MiB"));
     }

@@ -1,6 +1,7 @@
 //! Clearing what dead writers left. Runs at the start of every mutation, under the agent's lock.
 //!
-//! Anything that cannot be cleared is left for the next time: one stubborn leftover must not stop an agent's publishing.
+//! Anything that cannot be cleared is left for the next time: one stubborn leftover must not stop an agent's
+//! publishing.
 
 use std::os::fd::AsFd;
 

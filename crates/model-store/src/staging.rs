@@ -2,30 +2,29 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::digest::Hasher;
 use crate::dir;
 use crate::durable;
 use crate::error::StoreError;
 use crate::holder::flock_holder;
 use crate::layout::{AgentDir, LOCK_FILE, Place, VERSIONS_DIR, c_name, open_root};
-use crate::lock::{AgentLock, try_flock};
+use crate::lock::{AgentLock, flock_soon};
 use crate::manifest::FileEntry;
 use crate::names::{AgentName, PayloadPath, VersionName};
 use crate::payload::Stamp;
+use crate::progress::Progress;
 use crate::store::ModelStore;
-
-const WRITE_BUFFER_BYTES: usize = 256 * 1024;
+use crate::writer::PayloadWriter;
 
 /// A version in the making: the directory `<version>.tmp`, which this value owns.
 ///
-/// It holds a `flock` on the directory, so a staging whose writer died is recognised and cleared by the next writer.
-/// [`finalize`](Self::finalize) publishes it. Several threads may write into it at once.
+/// It holds a `flock` on the directory, so a staging whose writer died is recognised and cleared by the next
+/// writer. [`finalize`](Self::finalize) publishes it. Several threads may write into it at once.
 #[must_use = "the staging directory and everything in it is removed when this is dropped"]
 #[derive(Debug)]
 pub struct Staging {
@@ -97,36 +96,35 @@ impl Staging {
                 return Err(StoreError::VersionExists { agent, version });
             }
         }
-        let made = durable::make_dir(versions.as_fd(), &staging_name).map_err(|e| made_dir(&path, e))?;
-        let handle =
-            dir::open(versions.as_fd(), &staging_name).map_err(|e| StoreError::io("open", &path, e))?;
-        let mut staging = Self {
+        let handle = loop {
+            let made = durable::make_dir(versions.as_fd(), &staging_name).map_err(|e| made_dir(&path, e))?;
+            let handle =
+                dir::open(versions.as_fd(), &staging_name).map_err(|e| StoreError::io("open", &path, e))?;
+            if !flock_soon(handle.as_fd()).map_err(|e| StoreError::io("lock", &path, e))? {
+                return Err(StoreError::Busy {
+                    what: format!("the staging of {}/{version}", agent.name()),
+                    holder: flock_holder(handle.as_fd()).map(Box::new),
+                    waited: Duration::ZERO,
+                });
+            }
+            if made {
+                break handle;
+            }
+            // A dead writer's, which recovery could not clear: if it cannot be now, the error says why.
+            durable::remove_tree(versions.as_fd(), &c_name(&staging_name))
+                .map_err(|e| StoreError::io("clear what a dead writer left at", &path, e))?;
+        };
+        Ok(Self {
             store: store.clone(),
             agent,
             version: version.clone(),
             versions,
             handle,
             path,
-            name: made.then_some(staging_name.clone()),
+            name: Some(staging_name),
             made_agent: false,
             known: Mutex::default(),
-        };
-        if !try_flock(staging.dir()).map_err(|e| StoreError::io("lock", &staging.path, e))? {
-            staging.name = None;
-            return Err(StoreError::Busy {
-                what: format!("the staging of {}/{version}", staging.agent()),
-                holder: flock_holder(staging.dir()).map(Box::new),
-                waited: Duration::ZERO,
-            });
-        }
-        if !made {
-            // A dead writer's, which recovery could not clear: now say why.
-            let path = &staging.path;
-            durable::remove_tree(staging.versions.as_fd(), &c_name(&staging_name))
-                .and_then(|()| Err(io::Error::other("it has only just become free; try again")))
-                .map_err(|e| StoreError::io("clear what a dead writer left at", path, e))?;
-        }
-        Ok(staging)
+        })
     }
 
     /// The agent it will be a version of.
@@ -141,8 +139,8 @@ impl Staging {
         &self.version
     }
 
-    /// The absolute path of the staging directory. A foreign writer, such as a compiler child, may put files here; it must
-    /// have ended before [`finalize`](Self::finalize) is called.
+    /// The absolute path of the staging directory. A foreign writer, such as a compiler child, may put files
+    /// here; it must have ended before [`finalize`](Self::finalize) is called.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -150,27 +148,18 @@ impl Staging {
 
     /// Begins a payload file, and the directories above it. A path that is taken is an error.
     pub fn writer(&self, path: &PayloadPath) -> Result<PayloadWriter<'_>, StoreError> {
-        let (parent, file) = self.create(path)?;
-        Ok(PayloadWriter {
-            staging: self,
-            path: path.clone(),
-            parent,
-            file: Some(BufWriter::with_capacity(WRITE_BUFFER_BYTES, file)),
-            hasher: Hasher::default(),
-            size: 0,
-        })
+        PayloadWriter::begin(self, path)
     }
 
     /// Writes a whole payload file.
     pub fn write(&self, path: &PayloadPath, bytes: &[u8]) -> Result<FileEntry, StoreError> {
         let mut writer = self.writer(path)?;
-        writer
-            .write_all(bytes)
-            .map_err(|e| self.failed("write", path, e))?;
+        writer.write_all(bytes).map_err(|e| self.failed("write", path, e))?;
         writer.finish()
     }
 
-    /// Removes the staging directory and says whether that worked; dropping the staging does the same in silence.
+    /// Removes the staging directory and says whether that worked; dropping the staging does the same in
+    /// silence.
     pub fn discard(mut self) -> Result<(), StoreError> {
         self.remove().map_err(|e| StoreError::io("remove", &self.path, e))
     }
@@ -232,13 +221,13 @@ impl Staging {
     }
 }
 
-/// Takes an agent away again that came into being for a staging which came to nothing. Whoever waits for its lock sees that
-/// the lock file is gone, and starts again.
+/// Takes an agent away again that came into being for a staging which came to nothing. Whoever waits for its
+/// lock sees that the lock file is gone, and starts again.
 fn remove_empty_agent(store: &ModelStore, name: &AgentName) {
     let Ok(Some(agent)) = AgentDir::open_to_write(store.root(), name) else {
         return;
     };
-    let Ok(Some(_lock)) = AgentLock::acquire(&agent, Duration::ZERO) else {
+    let Ok(Some(_lock)) = AgentLock::acquire(&agent, Duration::ZERO, &Progress::none()) else {
         return;
     };
     let is_own = |entry: &dir::Entry| *entry.name == *c".lock" || *entry.name == *c"versions";
@@ -256,84 +245,5 @@ fn remove_empty_agent(store: &ModelStore, name: &AgentName) {
 impl Drop for Staging {
     fn drop(&mut self) {
         let _ = self.remove();
-    }
-}
-
-/// A payload file being written; its bytes are hashed on the way and not read again.
-#[must_use = "the file is removed when this is dropped unfinished"]
-pub struct PayloadWriter<'a> {
-    staging: &'a Staging,
-    path: PayloadPath,
-    parent: OwnedFd,
-    file: Option<BufWriter<File>>,
-    hasher: Hasher,
-    size: u64,
-}
-
-impl PayloadWriter<'_> {
-    /// Where the file is within the version.
-    #[must_use]
-    pub fn path(&self) -> &PayloadPath {
-        &self.path
-    }
-
-    /// Ends the file; from here it is read-only.
-    pub fn finish(mut self) -> Result<FileEntry, StoreError> {
-        let entry = FileEntry {
-            path: self.path.clone(),
-            size: self.size,
-            sha256: std::mem::take(&mut self.hasher).finish(),
-        };
-        let stamp = self
-            .flush_and_seal()
-            .map_err(|e| self.staging.failed("write", &self.path, e))?;
-        self.file = None;
-        self.staging.remember(entry.clone(), stamp, false);
-        Ok(entry)
-    }
-
-    fn flush_and_seal(&mut self) -> io::Result<Stamp> {
-        let Some(file) = self.file.as_mut() else {
-            return Err(io::Error::other("already finished"));
-        };
-        file.flush()?;
-        durable::seal(file.get_ref().as_fd())?;
-        Stamp::of_file(file.get_ref())
-    }
-}
-
-impl Write for PayloadWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(file) = self.file.as_mut() else {
-            return Err(io::Error::other("already finished"));
-        };
-        let count = file.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        self.size += count as u64;
-        self.staging.store.progress().advance(count as u64)?;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.as_mut().map_or(Ok(()), Write::flush)
-    }
-}
-
-impl Drop for PayloadWriter<'_> {
-    fn drop(&mut self) {
-        if let Some(file) = self.file.take() {
-            // What is still buffered must not be written into a file that goes away.
-            let _ = file.into_parts();
-            let _ = durable::remove_file(self.parent.as_fd(), self.path.file_name());
-        }
-    }
-}
-
-impl std::fmt::Debug for PayloadWriter<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PayloadWriter")
-            .field("path", &self.path)
-            .field("size", &self.size)
-            .finish_non_exhaustive()
     }
 }

@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::FileType;
-
 use crate::dir::{self, LinkText};
 use crate::durable;
 use crate::error::StoreError;
-use crate::layout::{self, AgentDir, CURRENT_LINK, Place, Pointer, VERSIONS_DIR};
+use crate::layout::{self, AgentDir, CURRENT_LINK, Place, Pointer};
 use crate::lock::AgentLock;
 use crate::names::{AgentName, VersionName};
 use crate::near::near_names;
@@ -38,43 +36,13 @@ pub struct ModelStore {
     progress: Progress,
 }
 
-/// What a name at the top of the store is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AgentEntry {
-    /// An agent.
-    Agent(AgentName),
-    /// A legacy alias: readers follow it, writers refuse it.
-    Alias {
-        /// The alias.
-        alias: AgentName,
-        /// The agent it leads to.
-        target: AgentName,
-    },
-}
-
-impl AgentEntry {
-    /// The agent's or alias's own name.
-    #[must_use]
-    pub fn name(&self) -> &AgentName {
-        match self {
-            Self::Agent(name) | Self::Alias { alias: name, .. } => name,
-        }
-    }
-}
-
 impl ModelStore {
     /// Opens a store. Its root must be there: a typing error must not make a second, empty store.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = root.into();
         layout::open_root(&root)?;
-        let root = root
-            .canonicalize()
-            .map_err(|e| StoreError::io("open", &root, e))?;
-        Ok(Self {
-            root: root.into(),
-            lock_patience: LOCK_PATIENCE,
-            progress: Progress::none(),
-        })
+        let root = root.canonicalize().map_err(|e| StoreError::io("open", &root, e))?;
+        Ok(Self { root: root.into(), lock_patience: LOCK_PATIENCE, progress: Progress::none() })
     }
 
     /// Opens a store, making its root (mode 2775, its parents too) where it is missing.
@@ -101,10 +69,7 @@ impl ModelStore {
     /// How long a writer waits for another one; 30 seconds unless set.
     #[must_use]
     pub fn with_lock_patience(self, lock_patience: Duration) -> Self {
-        Self {
-            lock_patience,
-            ..self
-        }
+        Self { lock_patience, ..self }
     }
 
     /// Who is told about long work, and may stop it.
@@ -121,71 +86,6 @@ impl ModelStore {
 
     pub(crate) fn progress(&self) -> &Progress {
         &self.progress
-    }
-
-    /// Every agent and alias, sorted by name.
-    pub fn agents(&self) -> Result<Vec<AgentEntry>, StoreError> {
-        let root = layout::open_root(&self.root)?;
-        let entries = dir::entries(root.as_fd()).map_err(|e| StoreError::io("list", &self.root, e))?;
-        let mut agents = Vec::new();
-        for entry in entries {
-            let Some(name) = entry
-                .name
-                .to_str()
-                .ok()
-                .and_then(|name| AgentName::try_from(name).ok())
-            else {
-                continue;
-            };
-            match entry.kind {
-                FileType::Directory if self.is_agent(&name)? => agents.push(AgentEntry::Agent(name)),
-                FileType::Symlink => {
-                    if let Ok(Some(target)) = layout::alias_target(root.as_fd(), &self.root, &name) {
-                        agents.push(AgentEntry::Alias { alias: name, target });
-                    }
-                }
-                _ => {}
-            }
-        }
-        agents.sort_by(|a, b| a.name().cmp(b.name()));
-        Ok(agents)
-    }
-
-    /// A directory is an agent's once it has `versions/` or, in a legacy store, `current`.
-    fn is_agent(&self, name: &AgentName) -> Result<bool, StoreError> {
-        let Some(agent) = AgentDir::open(&self.root, name)? else {
-            return Ok(false);
-        };
-        let has = |entry| {
-            dir::exists(agent.handle(), entry).map_err(|e| StoreError::io("look into", agent.path(), e))
-        };
-        Ok(has(VERSIONS_DIR)? || has(CURRENT_LINK)?)
-    }
-
-    /// The published versions of an agent, in the order of their publication, then of their names. A version without a
-    /// time, such as a legacy one, comes first.
-    pub fn versions(&self, agent: &AgentName) -> Result<Vec<VersionName>, StoreError> {
-        let Some(agent_dir) = AgentDir::open(&self.root, agent)? else {
-            return Err(self.agent_not_found(agent));
-        };
-        let mut dated = Vec::new();
-        for pointer in agent_dir.published()? {
-            let handle = agent_dir.open_version(&pointer.version, pointer.place)?;
-            let path = agent_dir.version_path(&pointer.version, pointer.place);
-            let manifest = match handle {
-                Some(handle) => crate::read::read_manifest(handle.as_fd(), &path),
-                None => continue,
-            };
-            match manifest {
-                // No manifest: nobody published this. A legacy store may do without.
-                Ok(None) if pointer.place == Place::Versions => {}
-                // A damaged manifest is for `verify` to report; the version is still there.
-                Ok(None) | Err(_) => dated.push((None, pointer.version)),
-                Ok(Some(manifest)) => dated.push((manifest.created_at, pointer.version)),
-            }
-        }
-        dated.sort();
-        Ok(dated.into_iter().map(|(_, version)| version).collect())
     }
 
     /// The version that `current` points at; `None` where there is no such agent, or nothing is current.
@@ -225,13 +125,7 @@ impl ModelStore {
             return Ok(None);
         };
         for place in [Place::Versions, Place::Legacy] {
-            if let Some(found) = Current::open_at(
-                &agent,
-                &Pointer {
-                    version: version.clone(),
-                    place,
-                },
-            )? {
+            if let Some(found) = Current::open_at(&agent, &Pointer { version: version.clone(), place })? {
                 return Ok(Some(found));
             }
         }
@@ -303,9 +197,10 @@ impl ModelStore {
             .map_err(|e| failed("make the alias", e))
     }
 
-    /// Locks an agent for a mutation and clears what dead writers left. `None` where the agent was removed meanwhile.
+    /// Locks an agent for a mutation and clears what dead writers left. `None` where the agent was removed
+    /// meanwhile.
     pub(crate) fn lock(&self, agent: &AgentDir) -> Result<Option<AgentLock>, StoreError> {
-        let Some(lock) = AgentLock::acquire(agent, self.lock_patience)? else {
+        let Some(lock) = AgentLock::acquire(agent, self.lock_patience, &self.progress)? else {
             return Ok(None);
         };
         recover::clear_leftovers(agent, &lock)?;

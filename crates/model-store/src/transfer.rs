@@ -21,27 +21,25 @@ pub enum Links {
     /// Takes a link over that stays within the folder, and refuses one that leaves it.
     #[default]
     Keep,
-    /// Copies what a link to a file leads to, wherever that is: a snapshot of the Hub cache is made of such links.
+    /// Copies what a link to a file leads to, wherever that is: a snapshot of the Hub cache is made of such
+    /// links.
     Follow,
 }
 
 impl Staging {
-    /// Copies a file from outside the store, hashing it on the way. It is never hard-linked: somebody may still write there.
-    /// A symbolic link is followed.
+    /// Copies a file from outside the store, hashing it on the way. It is never hard-linked: somebody may
+    /// still write there. A symbolic link is followed.
     pub fn import(&self, source: &Path, path: &PayloadPath) -> Result<FileEntry, StoreError> {
         let failed = |e| StoreError::io("import", source, e);
         let file = File::open(source).map_err(failed)?;
         if !file.metadata().map_err(failed)?.is_file() {
-            return Err(failed(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is not a regular file",
-            )));
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
         }
         self.copy(file, source, path)
     }
 
-    /// Imports every file of a folder. A `manifest.json` at its top is left out where it is one of a store, because the new
-    /// version gets its own, and refused where it is anything else.
+    /// Imports every file of a folder. A `manifest.json` at its top is left out where it is one of a store,
+    /// because the new version gets its own, and refused where it is anything else.
     pub fn import_tree(&self, source: &Path, links: Links) -> Result<Vec<FileEntry>, StoreError> {
         let failed = |e| StoreError::io("import", source, e);
         let folder = dir::open_path(source).map_err(failed)?;
@@ -75,7 +73,8 @@ impl Staging {
 
     /// Takes a file over from a published version of this store: by reflink, else by hard link, else by copy.
     ///
-    /// Its bytes are hashed again and compared with that version's manifest, so a rotten file does not spread.
+    /// Its bytes are hashed again and compared with that version's manifest, so a rotten file does not
+    /// spread.
     pub fn share(&self, from: &Current, path: &PayloadPath) -> Result<FileEntry, StoreError> {
         let source_path = from.path().join(path.as_path());
         let expected = from.manifest().file(path).map(|entry| entry.sha256);
@@ -92,14 +91,7 @@ impl Staging {
         let hash = || -> io::Result<(FileEntry, Stamp)> {
             let mut file = dir::open_payload(self.dir(), path.as_path())?;
             let (sha256, size) = hash_reader(&mut file, self.store.progress())?;
-            Ok((
-                FileEntry {
-                    path: path.clone(),
-                    size,
-                    sha256,
-                },
-                Stamp::of_file(&file)?,
-            ))
+            Ok((FileEntry { path: path.clone(), size, sha256 }, Stamp::of_file(&file)?))
         };
         let (entry, stamp) = hash().map_err(|e| self.failed("read", path, e))?;
         self.remember(entry.clone(), stamp, true);
@@ -113,14 +105,13 @@ impl Staging {
         if let Ok(parent) = self.parent_of(&entry.path) {
             let _ = durable::remove_file(parent.as_fd(), entry.path.file_name());
         }
-        let what = format!(
-            "has digest {}, but its manifest says {expected}: the version is damaged",
-            entry.sha256
-        );
+        let what =
+            format!("has digest {}, but its manifest says {expected}: the version is damaged", entry.sha256);
         Err(StoreError::corrupt(source, what))
     }
 
-    /// Lets the new file share its blocks or its inode with a published one; `false` where neither is possible.
+    /// Lets the new file share its blocks or its inode with a published one; `false` where neither is
+    /// possible.
     fn clone_or_link(&self, source: &File, from: &Current, path: &PayloadPath) -> Result<bool, StoreError> {
         let failed = |e| self.failed("share", path, e);
         let (parent, file) = self.create(path)?;
@@ -155,14 +146,7 @@ impl Staging {
         let (parent, file) = self.create(path)?;
         let copied = copy_hashing(&mut source, &file, self).and_then(|(sha256, size)| {
             durable::seal(file.as_fd())?;
-            Ok((
-                FileEntry {
-                    path: path.clone(),
-                    size,
-                    sha256,
-                },
-                Stamp::of_file(&file)?,
-            ))
+            Ok((FileEntry { path: path.clone(), size, sha256 }, Stamp::of_file(&file)?))
         });
         match copied {
             Ok((entry, stamp)) => {

@@ -24,8 +24,8 @@ pub struct Report {
     pub agent: AgentName,
     /// The version.
     pub version: VersionName,
-    /// Whether the checksum is one of the old Python helper, which covers names and bytes but depends on the order in which
-    /// the file system lists directories.
+    /// Whether the checksum is one of the old Python helper, which covers names and bytes but depends on the
+    /// order in which the file system lists directories.
     pub legacy: bool,
     /// The checksum of the files as they are now.
     pub checksum: Digest,
@@ -108,22 +108,11 @@ impl fmt::Display for Finding {
         match self {
             Self::Missing { path } => write!(f, "{path} is missing"),
             Self::Unlisted { path } => write!(f, "{path} is not in the manifest"),
-            Self::Changed {
-                path,
-                expected_bytes,
-                found_bytes,
-            } if expected_bytes == found_bytes => {
+            Self::Changed { path, expected_bytes, found_bytes } if expected_bytes == found_bytes => {
                 write!(f, "{path} has other bytes than were published")
             }
-            Self::Changed {
-                path,
-                expected_bytes,
-                found_bytes,
-            } => {
-                write!(
-                    f,
-                    "{path} has {found_bytes} bytes, published were {expected_bytes}"
-                )
+            Self::Changed { path, expected_bytes, found_bytes } => {
+                write!(f, "{path} has {found_bytes} bytes, published were {expected_bytes}")
             }
             Self::Unreadable { path, why } => write!(f, "{path} could not be read: {why}"),
             Self::LinkChanged { path } => write!(f, "{path} is not the symbolic link that was published"),
@@ -139,8 +128,8 @@ impl fmt::Display for Finding {
 impl ModelStore {
     /// Reads every file of a version and compares it with the manifest.
     ///
-    /// Damage is not an error but a [`Finding`]. An error is a version that is not there, whose manifest cannot be read, or
-    /// is of a newer format.
+    /// Damage is not an error but a [`Finding`]. An error is a version that is not there, whose manifest
+    /// cannot be read, or is of a newer format.
     pub fn verify(&self, agent: &AgentName, version: &VersionName) -> Result<Report, StoreError> {
         let found = self.require_version(agent, version)?;
         match found.manifest().generation() {
@@ -163,10 +152,7 @@ impl ModelStore {
             .into_par_iter()
             .map(|file| {
                 let path = file.path.clone();
-                (
-                    path,
-                    hash_one(found.handle(), found.path(), file.path, self.progress()),
-                )
+                (path, hash_one(found.handle(), found.path(), file.path, self.progress()))
             })
             .collect();
         let mut findings = Findings::default();
@@ -177,10 +163,7 @@ impl ModelStore {
                 Err(StoreError::Io { source, .. }) => {
                     findings.add(
                         path.as_str(),
-                        Finding::Unreadable {
-                            path: path.clone(),
-                            why: source.to_string(),
-                        },
+                        Finding::Unreadable { path: path.clone(), why: source.to_string() },
                     );
                 }
                 Err(other) => return Err(other),
@@ -268,25 +251,13 @@ impl Findings {
                 None => self.add(entry.path.as_str(), Finding::Missing { path }),
                 Some(now) if *now != entry => {
                     let (expected_bytes, found_bytes) = (entry.size, now.size);
-                    self.add(
-                        entry.path.as_str(),
-                        Finding::Changed {
-                            path,
-                            expected_bytes,
-                            found_bytes,
-                        },
-                    );
+                    self.add(entry.path.as_str(), Finding::Changed { path, expected_bytes, found_bytes });
                 }
                 Some(_) => {}
             }
         }
         for entry in found.iter().filter(|entry| manifest.file(&entry.path).is_none()) {
-            self.add(
-                entry.path.as_str(),
-                Finding::Unlisted {
-                    path: entry.path.clone(),
-                },
-            );
+            self.add(entry.path.as_str(), Finding::Unlisted { path: entry.path.clone() });
         }
     }
 
@@ -294,12 +265,7 @@ impl Findings {
         let missing = published.iter().filter(|link| !found.contains(link));
         let new = found.iter().filter(|link| !published.contains(link));
         for link in missing.chain(new) {
-            self.add(
-                link.path.as_str(),
-                Finding::LinkChanged {
-                    path: link.path.clone(),
-                },
-            );
+            self.add(link.path.as_str(), Finding::LinkChanged { path: link.path.clone() });
         }
     }
 

@@ -8,11 +8,7 @@ use crate::child::{Task, Work};
 use crate::fixture::{Fixture, payload, scout, version};
 
 fn task(fixture: &Fixture, version: &str, work: Work) -> Task {
-    Task {
-        root: fixture.root().to_owned(),
-        version: version.to_owned(),
-        work,
-    }
+    Task { root: fixture.root().to_owned(), version: version.to_owned(), work }
 }
 
 #[test]
@@ -27,10 +23,7 @@ fn two_processes_with_the_same_version_one_wins() {
         let codes = [outcomes[0].code(), outcomes[1].code()];
         let won = codes.iter().filter(|code| **code == Some(exit::OK)).count();
         assert_eq!(won, 1, "round {round}: {outcomes:?}");
-        let lost = outcomes
-            .iter()
-            .find(|outcome| outcome.code() != Some(exit::OK))
-            .unwrap();
+        let lost = outcomes.iter().find(|outcome| outcome.code() != Some(exit::OK)).unwrap();
         let clear = match lost.code() {
             Some(exit::REFUSED) => lost.stderr.contains("exists already"),
             Some(exit::BUSY) => lost.stderr.contains("is busy"),
@@ -39,11 +32,7 @@ fn two_processes_with_the_same_version_one_wins() {
         assert!(clear, "round {round}: {lost:?}");
         assert!(fixture.store.verify(&scout(), &version("v2")).unwrap().is_ok());
         assert_eq!(fixture.current().version(), &version("v2"));
-        assert!(
-            fixture.leftovers().is_empty(),
-            "round {round}: {:?}",
-            fixture.leftovers()
-        );
+        assert!(fixture.leftovers().is_empty(), "round {round}: {:?}", fixture.leftovers());
     }
 }
 
@@ -60,22 +49,12 @@ fn two_processes_with_different_versions_both_win() {
             assert_eq!(outcome.code(), Some(exit::OK), "round {round}: {outcome:?}");
         }
         for name in ["v2", "v3"] {
-            assert!(
-                fixture.store.verify(&scout(), &version(name)).unwrap().is_ok(),
-                "round {round}: {name}"
-            );
+            assert!(fixture.store.verify(&scout(), &version(name)).unwrap().is_ok(), "round {round}: {name}");
         }
         let history = fixture.history();
         assert_eq!(history.len(), 2, "round {round}");
-        assert_eq!(
-            history[1]["from"], history[0]["to"],
-            "round {round}: one after the other"
-        );
-        assert_eq!(
-            history[1]["to"],
-            fixture.current().version().as_str(),
-            "round {round}"
-        );
+        assert_eq!(history[1]["from"], history[0]["to"], "round {round}: one after the other");
+        assert_eq!(history[1]["to"], fixture.current().version().as_str(), "round {round}");
     }
 }
 
@@ -99,9 +78,7 @@ fn many_threads_publish_and_read_at_once() {
                 let fixture = &fixture;
                 scope.spawn(move || {
                     for i in 0..5 {
-                        fixture
-                            .publish(&format!("w{writer}-{i}"), &[("config.json", &[i; 10_000])])
-                            .unwrap();
+                        fixture.publish(&format!("w{writer}-{i}"), &[("config.json", &[i; 10_000])]).unwrap();
                     }
                 })
             })
@@ -126,26 +103,14 @@ fn a_busy_agent_names_who_holds_its_lock() {
     child.await_word("holding");
     let patience = Duration::from_millis(300);
     let started = Instant::now();
-    let error = fixture
-        .store
-        .clone()
-        .with_lock_patience(patience)
-        .stage_new(&scout(), &version("v3"))
-        .unwrap_err();
+    let error =
+        fixture.store.clone().with_lock_patience(patience).stage_new(&scout(), &version("v3")).unwrap_err();
     let waited = started.elapsed();
     assert!(waited >= patience && waited < patience * 10, "waited {waited:?}");
     assert_eq!(error.exit_code(), exit::BUSY);
-    let StoreError::Busy {
-        holder: Some(holder), ..
-    } = &error
-    else {
-        panic!("{error}")
-    };
+    let StoreError::Busy { holder: Some(holder), .. } = &error else { panic!("{error}") };
     assert_eq!(holder.pid, child.pid());
-    assert!(
-        !holder.user.is_empty() && !holder.host.is_empty() && !holder.command.is_empty(),
-        "{holder:?}"
-    );
+    assert!(!holder.user.is_empty() && !holder.host.is_empty() && !holder.command.is_empty(), "{holder:?}");
     let message = error.to_string();
     assert!(message.contains("agent scout is busy"), "{message}");
     assert!(message.contains(&format!("process {}", child.pid())), "{message}");
@@ -164,16 +129,14 @@ fn a_staging_in_use_names_who_uses_it() {
     child.await_word("holding");
     let error = fixture.store.stage_new(&scout(), &version("v2")).unwrap_err();
     assert_eq!(error.exit_code(), exit::BUSY);
-    let StoreError::Busy {
-        holder: Some(holder), ..
-    } = &error
-    else {
-        panic!("{error}")
-    };
+    let StoreError::Busy { holder: Some(holder), .. } = &error else { panic!("{error}") };
     assert_eq!(holder.pid, child.pid(), "{error}");
     // Another version is nobody's business, and recovery leaves the staging that is in use alone.
     fixture.publish("v3", &[("x", b"x")]).unwrap();
     assert_eq!(fixture.leftovers(), ["versions/v2.tmp"]);
+    let stagings = fixture.store.stagings(&scout()).unwrap();
+    assert_eq!(stagings.len(), 1);
+    assert_eq!((&stagings[0].version, stagings[0].in_use), (&version("v2"), true));
     assert_eq!(child.end().code(), Some(exit::OK));
     assert!(fixture.store.verify(&scout(), &version("v2")).unwrap().is_ok());
     assert!(fixture.leftovers().is_empty());

@@ -1,4 +1,5 @@
-//! This test binary run again as a process of its own: a writer that can be killed, refused or left holding a lock.
+//! This test binary run again as a process of its own: a writer that can be killed, refused or left holding a
+//! lock.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::ControlFlow;
@@ -10,8 +11,9 @@ use model_store::{FinalizeOptions, ModelStore, Progress, Published, StoreError, 
 use crate::fixture::{full_message, payload, scout, version};
 
 const TASK_VARIABLE: &str = "MODEL_STORE_TEST_CHILD";
-/// How many writes and opens a child makes before the first that matters. Faults are injected by the count of a thread's
-/// calls, and no other thread of the test harness makes as many, so the fault hits the thread that publishes.
+/// How many writes and opens a child makes before the first that matters. Faults are injected by the count of
+/// a thread's calls, and no other thread of the test harness makes as many, so the fault hits the thread that
+/// publishes.
 pub(crate) const WARM_UP_CALLS: usize = 100;
 
 /// What a child is to do, and to which store.
@@ -48,10 +50,7 @@ impl Task {
         };
         command.args(["--exact", "child::child", "--nocapture", "--test-threads=1"]);
         command.env(TASK_VARIABLE, serde_json::to_string(self).unwrap());
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
@@ -82,11 +81,7 @@ impl Running {
         let mut line = String::new();
         while !line.contains(word) {
             line.clear();
-            assert_ne!(
-                stdout.read_line(&mut line).unwrap(),
-                0,
-                "the child ended before it said {word:?}"
-            );
+            assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "the child ended before it said {word:?}");
         }
     }
 
@@ -101,10 +96,7 @@ impl Running {
         let (mut stdout, mut stderr) = (String::new(), String::new());
         self.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         self.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        Outcome {
-            status: self.0.wait().unwrap(),
-            stderr,
-        }
+        Outcome { status: self.0.wait().unwrap(), stderr }
     }
 }
 
@@ -163,9 +155,7 @@ fn work(task: &Task) -> Result<Published, StoreError> {
                 once.call_once(hold);
                 ControlFlow::Continue(())
             });
-            let staging = store
-                .with_progress(hold)
-                .stage_new(&scout(), &version(&task.version))?;
+            let staging = store.with_progress(hold).stage_new(&scout(), &version(&task.version))?;
             std::fs::write(staging.path().join("foreign"), b"hashed under the lock").unwrap();
             staging.finalize(FinalizeOptions::default())
         }
@@ -191,12 +181,7 @@ fn await_stdin() {
 
 fn warm_up() {
     for _ in 0..WARM_UP_CALLS {
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open("/dev/null")
-            .unwrap()
-            .write_all(b"x")
-            .unwrap();
+        std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap().write_all(b"x").unwrap();
     }
 }
 
@@ -206,9 +191,8 @@ fn publish(store: &ModelStore, task: &Task) -> Result<Published, StoreError> {
     staging.write(&payload("config.json"), task.version.as_bytes())?;
     staging.write(&payload("weights/a/b/model.bin"), &vec![7; 300_000])?;
     let shared = payload("weights/model.bin");
-    if let Some(before) = store
-        .get_current(&scout())?
-        .filter(|before| before.manifest().file(&shared).is_some())
+    if let Some(before) =
+        store.get_current(&scout())?.filter(|before| before.manifest().file(&shared).is_some())
     {
         staging.share(&before, &shared)?;
     }

@@ -15,7 +15,8 @@ fn the_checksum_is_what_sha256sum_says() {
     }
     let fixture = Fixture::new();
     let staging = fixture.store.stage_new(&scout(), &version("v1")).unwrap();
-    // Names whose order differs between locales, between path bytes and components, and that shells like to break.
+    // Names whose order differs between locales, between path bytes and components, and that shells like to
+    // break.
     let names = [
         "model.safetensors",
         "a/b",
@@ -38,15 +39,8 @@ fn the_checksum_is_what_sha256sum_says() {
     std::os::unix::fs::symlink("model.safetensors", staging.path().join("link")).unwrap();
     let published = staging.finalize(FinalizeOptions::default()).unwrap();
 
-    let output = Command::new("sh")
-        .args(["-c", ONE_LINER])
-        .env("ROOT", fixture.root())
-        .output()
-        .unwrap();
+    let output = Command::new("sh").args(["-c", ONE_LINER]).env("ROOT", fixture.root()).output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(
-        printed.split_whitespace().next(),
-        Some(published.checksum.to_string().as_str())
-    );
+    assert_eq!(printed.split_whitespace().next(), Some(published.checksum.to_string().as_str()));
     assert_eq!(published.files, names.len() + 1);
 }

@@ -35,11 +35,7 @@ impl Scene {
                 std::os::unix::fs::symlink("versions/v0", agent.join(".current-4711")).unwrap();
                 let history = agent.join("history.jsonl");
                 let mut text = std::fs::read_to_string(&history).unwrap();
-                text.push_str(
-                    &text
-                        .clone()
-                        .replace(r#""from":null,"to":"v1""#, r#""from":"v1","to":"v0""#),
-                );
+                text.push_str(&text.clone().replace(r#""from":null,"to":"v1""#, r#""from":"v1","to":"v0""#));
                 text.push_str("{\"torn");
                 std::fs::write(&history, text).unwrap();
                 fixture
@@ -49,19 +45,11 @@ impl Scene {
 }
 
 fn task(fixture: &Fixture) -> Task {
-    Task {
-        root: fixture.root().to_owned(),
-        version: "v2".to_owned(),
-        work: Work::Publish,
-    }
+    Task { root: fixture.root().to_owned(), version: "v2".to_owned(), work: Work::Publish }
 }
 
 fn strace(arguments: &[&str]) -> Vec<String> {
-    ["strace", "-f", "-qq"]
-        .iter()
-        .chain(arguments)
-        .map(ToString::to_string)
-        .collect()
+    ["strace", "-f", "-qq"].iter().chain(arguments).map(ToString::to_string).collect()
 }
 
 /// Which calls the publishing thread makes: for each name the counts, from 1, at which it changes the store.
@@ -71,27 +59,13 @@ fn calls_of_a_publish(scene: Scene) -> BTreeMap<String, Vec<usize>> {
     let trace = format!("trace={CALLS}");
     let wrapper = strace(&["-o", log.to_str().unwrap(), "-e", &trace]);
     let outcome = task(&fixture).run(&wrapper);
-    assert_eq!(
-        outcome.code(),
-        Some(exit::OK),
-        "without a fault it succeeds: {outcome:?}"
-    );
+    assert_eq!(outcome.code(), Some(exit::OK), "without a fault it succeeds: {outcome:?}");
     let log = std::fs::read_to_string(&log).unwrap();
-    let lines: Vec<_> = log
-        .lines()
-        .filter_map(|line| line.split_once(char::is_whitespace))
-        .collect();
-    let (publisher, _) = lines
-        .iter()
-        .find(|(_, call)| call.contains("v2.tmp"))
-        .expect("a staging was made");
+    let lines: Vec<_> = log.lines().filter_map(|line| line.split_once(char::is_whitespace)).collect();
+    let (publisher, _) = lines.iter().find(|(_, call)| call.contains("v2.tmp")).expect("a staging was made");
     let mut counts: BTreeMap<String, (usize, Vec<usize>)> = BTreeMap::new();
     let mut begun = false;
-    for call in lines
-        .iter()
-        .filter(|(thread, _)| thread == publisher)
-        .map(|(_, call)| call.trim_start())
-    {
+    for call in lines.iter().filter(|(thread, _)| thread == publisher).map(|(_, call)| call.trim_start()) {
         let Some((name, rest)) = call.split_once('(') else {
             continue;
         };
@@ -107,19 +81,12 @@ fn calls_of_a_publish(scene: Scene) -> BTreeMap<String, Vec<usize>> {
             cuts.push(*count);
         }
     }
-    counts
-        .into_iter()
-        .map(|(name, (_, cuts))| (name, cuts))
-        .filter(|(_, cuts)| !cuts.is_empty())
-        .collect()
+    counts.into_iter().map(|(name, (_, cuts))| (name, cuts)).filter(|(_, cuts)| !cuts.is_empty()).collect()
 }
 
 /// A reader finds the old version or the new one, complete; so does whoever asks for every version by name.
 fn check_readers(row: &str, fixture: &Fixture, scene: Scene) {
-    let current = fixture
-        .store
-        .get_current(&scout())
-        .unwrap_or_else(|e| panic!("{row}: {e}"));
+    let current = fixture.store.get_current(&scout()).unwrap_or_else(|e| panic!("{row}: {e}"));
     match (&current, scene) {
         (None, Scene::Empty) => {}
         (Some(current), Scene::Empty) => assert_eq!(current.version().as_str(), "v2", "{row}"),
@@ -131,10 +98,8 @@ fn check_readers(row: &str, fixture: &Fixture, scene: Scene) {
     match fixture.store.versions(&scout()) {
         Ok(versions) => {
             for version in versions {
-                let report = fixture
-                    .store
-                    .verify(&scout(), &version)
-                    .unwrap_or_else(|e| panic!("{row}: {e}"));
+                let report =
+                    fixture.store.verify(&scout(), &version).unwrap_or_else(|e| panic!("{row}: {e}"));
                 assert!(report.is_ok(), "{row}: {version}: {:?}", report.findings);
             }
         }
@@ -145,11 +110,7 @@ fn check_readers(row: &str, fixture: &Fixture, scene: Scene) {
 /// How far the writer came.
 fn state_of(fixture: &Fixture) -> &'static str {
     let versions = fixture.agent_dir().join("versions");
-    if fixture
-        .store
-        .get_current(&scout())
-        .unwrap()
-        .is_some_and(|current| current.version() == &version("v2"))
+    if fixture.store.get_current(&scout()).unwrap().is_some_and(|current| current.version() == &version("v2"))
     {
         "active"
     } else if versions.join("v2").exists() {
@@ -163,14 +124,8 @@ fn state_of(fixture: &Fixture) -> &'static str {
 
 /// The next mutation clears what is left, and the history tells the truth again.
 fn check_recovery(row: &str, fixture: &Fixture) {
-    fixture
-        .publish("v3", &[("weights/model.bin", b"next")])
-        .unwrap_or_else(|e| panic!("{row}: {e}"));
-    assert!(
-        fixture.leftovers().is_empty(),
-        "{row}: {:?} left",
-        fixture.leftovers()
-    );
+    fixture.publish("v3", &[("weights/model.bin", b"next")]).unwrap_or_else(|e| panic!("{row}: {e}"));
+    assert!(fixture.leftovers().is_empty(), "{row}: {:?} left", fixture.leftovers());
     assert_eq!(fixture.current().version(), &version("v3"), "{row}");
     let history = fixture.history();
     assert_eq!(history.last().unwrap()["to"], "v3", "{row}");
@@ -183,10 +138,8 @@ fn can_inject() -> bool {
     if !has_program("strace", "-V") {
         return false;
     }
-    let allowed = Command::new("strace")
-        .args(["-f", "-qq", "true"])
-        .output()
-        .is_ok_and(|out| out.status.success());
+    let allowed =
+        Command::new("strace").args(["-f", "-qq", "true"]).output().is_ok_and(|out| out.status.success());
     if !allowed {
         eprintln!("skipped: strace may not trace here");
     }
@@ -216,11 +169,7 @@ fn a_writer_killed_at_any_call_leaves_the_old_or_the_new() {
         eprintln!("{scene:?}: cuts by how far the writer came: {left:?}");
         // Every stage of the protocol was really cut.
         let stages: Vec<_> = left.keys().copied().collect();
-        assert_eq!(
-            stages,
-            ["active", "published", "staged", "untouched"],
-            "{scene:?}"
-        );
+        assert_eq!(stages, ["active", "published", "staged", "untouched"], "{scene:?}");
     }
 }
 
@@ -231,11 +180,9 @@ fn any_call_that_fails_is_reported_and_leaves_nothing() {
     }
     for scene in [Scene::Empty, Scene::AfterACrash] {
         let calls = calls_of_a_publish(scene);
-        for (error, code) in [
-            ("ENOSPC", exit::ENVIRONMENT),
-            ("EIO", exit::FAILURE),
-            ("EROFS", exit::ENVIRONMENT),
-        ] {
+        for (error, code) in
+            [("ENOSPC", exit::ENVIRONMENT), ("EIO", exit::FAILURE), ("EROFS", exit::ENVIRONMENT)]
+        {
             let mut faults = 0;
             for (call, counts) in &calls {
                 for count in counts {
@@ -247,7 +194,8 @@ fn any_call_that_fails_is_reported_and_leaves_nothing() {
                         task(&fixture).run(&strace(&["-o", "/dev/null", "-e", &trace, "-e", &inject]));
                     check_readers(&row, &fixture, scene);
                     if outcome.code() == Some(exit::OK) {
-                        // A leftover that could not be cleared, a note that could not be written: nothing of ours.
+                        // A leftover that could not be cleared, a note that could not be written: nothing of
+                        // ours.
                         assert_eq!(fixture.current().version(), &version("v2"), "{row}");
                     } else {
                         check_refusal(&row, &fixture, &outcome, code);
@@ -257,40 +205,24 @@ fn any_call_that_fails_is_reported_and_leaves_nothing() {
                 }
             }
             eprintln!("{scene:?}, {error}: {faults} faults reported");
-            assert!(
-                faults > 20,
-                "{scene:?}, {error}: only {faults} faults were noticed"
-            );
+            assert!(faults > 20, "{scene:?}, {error}: only {faults} faults were noticed");
         }
     }
 }
 
 /// A failed publish says which file it failed at and what the system said, and nothing of it is left.
 fn check_refusal(row: &str, fixture: &Fixture, outcome: &crate::child::Outcome, code: u8) {
-    let message = outcome
-        .stderr
-        .lines()
-        .find(|line| line.starts_with("error: "))
-        .unwrap_or_default();
+    let message = outcome.stderr.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
     if message.contains("could not be confirmed") {
         assert_eq!(outcome.code(), Some(exit::FAILURE), "{row}: {outcome:?}");
         assert_eq!(fixture.current().version(), &version("v2"), "{row}");
         return;
     }
     assert_eq!(outcome.code(), Some(code), "{row}: {outcome:?}");
-    assert!(
-        message.contains("could not") && message.contains("/store"),
-        "{row}: {message:?}"
-    );
+    assert!(message.contains("could not") && message.contains("/store"), "{row}: {message:?}");
     assert!(message.contains("os error"), "{row}: {message:?}");
     let left = fixture.leftovers();
-    assert!(
-        !left.contains(&"versions/v2.tmp".to_owned()),
-        "{row}: {left:?} left"
-    );
+    assert!(!left.contains(&"versions/v2.tmp".to_owned()), "{row}: {left:?} left");
     let versions = fixture.store.versions(&scout()).unwrap_or_default();
-    assert!(
-        !versions.contains(&version("v2")),
-        "{row}: v2 stayed after {message:?}"
-    );
+    assert!(!versions.contains(&version("v2")), "{row}: v2 stayed after {message:?}");
 }

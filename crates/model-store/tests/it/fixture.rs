@@ -23,9 +23,7 @@ impl Fixture {
     /// A store whose agent `scout` has version `v1`.
     pub(crate) fn with_v1() -> Self {
         let fixture = Self::new();
-        fixture
-            .publish("v1", &[("config.json", b"{}"), ("weights/model.bin", b"one")])
-            .unwrap();
+        fixture.publish("v1", &[("config.json", b"{}"), ("weights/model.bin", b"one")]).unwrap();
         fixture
     }
 
@@ -47,10 +45,7 @@ impl Fixture {
     }
 
     pub(crate) fn current(&self) -> Current {
-        self.store
-            .get_current(&scout())
-            .unwrap()
-            .expect("scout has a current version")
+        self.store.get_current(&scout()).unwrap().expect("scout has a current version")
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -77,11 +72,7 @@ impl Fixture {
                 left.push(name);
             }
         }
-        for entry in fs::read_dir(self.agent_dir().join("versions"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for entry in fs::read_dir(self.agent_dir().join("versions")).into_iter().flatten().flatten() {
             let name = entry.file_name().into_string().unwrap();
             if std::path::Path::new(&name).extension() == Some("tmp".as_ref()) {
                 left.push(format!("versions/{name}"));
@@ -93,9 +84,7 @@ impl Fixture {
     /// The history of `scout` as JSON values.
     pub(crate) fn history(&self) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.agent_dir().join("history.jsonl")).unwrap_or_default();
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("a line of the history is JSON"))
-            .collect()
+        text.lines().map(|line| serde_json::from_str(line).expect("a line of the history is JSON")).collect()
     }
 }
 

@@ -24,10 +24,7 @@ impl Mount {
 fn run_mount(arguments: &[&str], at: &Path) -> bool {
     match Command::new("mount").args(arguments).arg(at).output() {
         Ok(output) if output.status.success() => return true,
-        Ok(output) => eprintln!(
-            "skipped: cannot mount: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        ),
+        Ok(output) => eprintln!("skipped: cannot mount: {}", String::from_utf8_lossy(&output.stderr).trim()),
         Err(e) => eprintln!("skipped: no mount program: {e}"),
     }
     false
@@ -46,19 +43,14 @@ fn a_read_only_store_is_read_and_says_so_to_writers() {
     let Some(_mount) = Mount::new(&["--bind", fixture.root().to_str().unwrap()], &at) else {
         return;
     };
-    assert!(
-        run_mount(&["-o", "remount,ro,bind"], &at),
-        "what was mounted can be mounted read-only"
-    );
+    assert!(run_mount(&["-o", "remount,ro,bind"], &at), "what was mounted can be mounted read-only");
     let store = ModelStore::open(&at).unwrap();
     let current = store.require_current(&scout()).unwrap();
     assert_eq!(current.version(), &version("v1"));
     let _lease = current.lease().unwrap();
     assert!(store.verify(&scout(), &version("v1")).unwrap().is_ok());
     for agent in ["scout", "newcomer"] {
-        let error = store
-            .stage_new(&agent.parse().unwrap(), &version("v2"))
-            .unwrap_err();
+        let error = store.stage_new(&agent.parse().unwrap(), &version("v2")).unwrap_err();
         assert_eq!(error.exit_code(), exit::ENVIRONMENT, "{error}");
         assert!(error.to_string().contains("mounted read-only"), "{error}");
     }
@@ -83,10 +75,7 @@ fn a_full_file_system_publishes_nothing() {
     let error = publish("v2", 3_000_000).unwrap_err();
     assert_eq!(error.exit_code(), exit::ENVIRONMENT, "{error}");
     let message = full_message(&error);
-    assert!(
-        message.contains("model.bin") && message.contains("no space is left"),
-        "{message}"
-    );
+    assert!(message.contains("model.bin") && message.contains("no space is left"), "{message}");
     assert!(!at.join("scout/versions/v2.tmp").exists());
     assert_eq!(store.require_current(&scout()).unwrap().version(), &version("v1"));
     publish("v2", 500_000).unwrap();
@@ -103,11 +92,7 @@ fn a_store_of_somebody_elses_says_so() {
     for dir in fixture.root().ancestors().take(2) {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let task = Task {
-        root: fixture.root().to_owned(),
-        version: "v2".to_owned(),
-        work: Work::Publish,
-    };
+    let task = Task { root: fixture.root().to_owned(), version: "v2".to_owned(), work: Work::Publish };
     let mut command = task.command(&[]);
     let output = match command.uid(65534).gid(65534).current_dir("/").output() {
         Ok(output) => output,
@@ -118,10 +103,7 @@ fn a_store_of_somebody_elses_says_so() {
     };
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(exit::ENVIRONMENT.into()), "{message}");
-    assert!(
-        message.contains("not permitted") && message.contains("scout"),
-        "{message}"
-    );
+    assert!(message.contains("not permitted") && message.contains("scout"), "{message}");
     assert_eq!(fixture.current().version(), &version("v1"));
     assert!(fixture.leftovers().is_empty());
 }

@@ -26,11 +26,7 @@ print(total.hexdigest())
 fn write_manifest(dir: &Path, checksum: &str) {
     let name = dir.file_name().unwrap().to_str().unwrap();
     let manifest = json!({"version": name, "checksum": checksum, "metadata": {"author": "Ada"}});
-    fs::write(
-        dir.join("manifest.json"),
-        serde_json::to_string_pretty(&manifest).unwrap(),
-    )
-    .unwrap();
+    fs::write(dir.join("manifest.json"), serde_json::to_string_pretty(&manifest).unwrap()).unwrap();
 }
 
 #[test]
@@ -71,16 +67,8 @@ fn a_legacy_checksum_agrees_with_python() {
         fs::write(dir.join(format!("Größe{i}")), b"top").unwrap();
     }
     symlink("Größe1", dir.join("link")).unwrap();
-    let output = Command::new("python3")
-        .args(["-c", PYTHON_CHECKSUM])
-        .arg(&dir)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new("python3").args(["-c", PYTHON_CHECKSUM]).arg(&dir).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     write_manifest(&dir, String::from_utf8(output.stdout).unwrap().trim());
     let report = fixture.store.verify(&scout(), &version("v1")).unwrap();
     assert!(report.is_ok(), "{report:?}");
@@ -107,34 +95,15 @@ fn a_toy_store_of_the_old_script_is_read() {
         let current = fixture.current();
         assert!(current.is_legacy_layout());
         assert_eq!(current.path(), fixture.agent_dir().join("v1"));
-        assert_eq!(
-            current
-                .open(&payload("model.bin"))
-                .unwrap()
-                .metadata()
-                .unwrap()
-                .len(),
-            3
-        );
-        assert_eq!(
-            fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok(),
-            with_manifest
-        );
+        assert_eq!(current.open(&payload("model.bin")).unwrap().metadata().unwrap().len(), 3);
+        assert_eq!(fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok(), with_manifest);
 
         let error = fixture.publish("v1", &[("x", b"x")]).unwrap_err();
         assert!(matches!(error, StoreError::VersionExists { .. }), "{error}");
         let published = fixture.publish("v2", &[("x", b"x")]).unwrap();
         assert_eq!(published.previous, Some(version("v1")));
-        assert_eq!(
-            fs::read_link(fixture.agent_dir().join("current"))
-                .unwrap()
-                .to_str(),
-            Some("versions/v2")
-        );
-        assert_eq!(
-            fixture.store.versions(&scout()).unwrap(),
-            [version("v1"), version("v2")]
-        );
+        assert_eq!(fs::read_link(fixture.agent_dir().join("current")).unwrap().to_str(), Some("versions/v2"));
+        assert_eq!(fixture.store.versions(&scout()).unwrap(), [version("v1"), version("v2")]);
     }
 }
 
@@ -146,11 +115,7 @@ fn a_legacy_version_is_shared_by_copy() {
     let staging = fixture.store.stage_new(&scout(), &version("v2")).unwrap();
     staging.share(&old, &payload("model.bin")).unwrap();
     staging.finalize(FinalizeOptions::default()).unwrap();
-    fs::write(
-        old.path().join("model.bin"),
-        b"written to, as the old script allowed",
-    )
-    .unwrap();
+    fs::write(old.path().join("model.bin"), b"written to, as the old script allowed").unwrap();
     assert!(fixture.store.verify(&scout(), &version("v2")).unwrap().is_ok());
 }
 
@@ -170,26 +135,17 @@ fn pointers_that_lead_nowhere_good() {
         let link = fixture.agent_dir().join("current");
         fs::remove_file(&link).unwrap();
         symlink(target, &link).unwrap();
-        let error = fixture
-            .store
-            .get_current(&scout())
-            .err()
-            .unwrap_or_else(|| panic!("{row}: it was followed"));
+        let error =
+            fixture.store.get_current(&scout()).err().unwrap_or_else(|| panic!("{row}: it was followed"));
         assert_eq!(error.exit_code(), exit::CORRUPT, "{row}: {error}");
         let message = error.to_string();
-        assert!(
-            message.contains(why) && message.contains("scout/current"),
-            "{row}: {message}"
-        );
+        assert!(message.contains(why) && message.contains("scout/current"), "{row}: {message}");
     }
     let fixture = Fixture::with_v1();
     let link = fixture.agent_dir().join("current");
     fs::remove_file(&link).unwrap();
     fs::create_dir(&link).unwrap();
-    assert_eq!(
-        fixture.store.get_current(&scout()).unwrap_err().exit_code(),
-        exit::CORRUPT
-    );
+    assert_eq!(fixture.store.get_current(&scout()).unwrap_err().exit_code(), exit::CORRUPT);
     // Made absolute by somebody, it still leads to this agent.
     fs::remove_dir(&link).unwrap();
     symlink(fixture.agent_dir().join("versions/v1"), &link).unwrap();
@@ -202,20 +158,11 @@ fn aliases_are_followed_by_readers_and_refused_to_writers() {
     let alias = agent("old-scout");
     fixture.store.add_alias(&alias, &scout()).unwrap();
     fixture.store.add_alias(&alias, &scout()).unwrap();
-    assert_eq!(
-        fs::read_link(fixture.root().join("old-scout")).unwrap().to_str(),
-        Some("scout")
-    );
+    assert_eq!(fs::read_link(fixture.root().join("old-scout")).unwrap().to_str(), Some("scout"));
     let entries = fixture.store.agents().unwrap();
     assert_eq!(
         entries,
-        [
-            AgentEntry::Alias {
-                alias: alias.clone(),
-                target: scout()
-            },
-            AgentEntry::Agent(scout())
-        ]
+        [AgentEntry::Alias { alias: alias.clone(), target: scout() }, AgentEntry::Agent(scout())]
     );
     let current = fixture.store.get_current(&alias).unwrap().unwrap();
     assert_eq!(current.agent(), &scout());
@@ -227,10 +174,7 @@ fn aliases_are_followed_by_readers_and_refused_to_writers() {
     assert_eq!(error.exit_code(), exit::REFUSED);
     // An alias of an alias leads on to the agent itself, and is named so.
     fixture.store.add_alias(&agent("older"), &alias).unwrap();
-    assert_eq!(
-        fs::read_link(fixture.root().join("older")).unwrap().to_str(),
-        Some("scout")
-    );
+    assert_eq!(fs::read_link(fixture.root().join("older")).unwrap().to_str(), Some("scout"));
     assert!(fixture.store.add_alias(&agent("x"), &agent("nobody")).is_err());
     assert!(fixture.store.add_alias(&scout(), &scout()).is_err());
 }
@@ -246,25 +190,11 @@ fn aliases_that_lead_nowhere_good() {
     ];
     for (name, target) in rows {
         symlink(target, fixture.root().join(name)).unwrap();
-        let error = fixture
-            .store
-            .get_current(&agent(name))
-            .err()
-            .unwrap_or_else(|| panic!("{name} was followed"));
+        let error =
+            fixture.store.get_current(&agent(name)).err().unwrap_or_else(|| panic!("{name} was followed"));
         assert_eq!(error.exit_code(), exit::CORRUPT, "{name}: {error}");
-        assert!(
-            fixture.store.stage_new(&agent(name), &version("v1")).is_err(),
-            "{name} was written to"
-        );
+        assert!(fixture.store.stage_new(&agent(name), &version("v1")).is_err(), "{name} was written to");
     }
     symlink(fixture.root().join("scout"), fixture.root().join("absolute")).unwrap();
-    assert_eq!(
-        fixture
-            .store
-            .get_current(&agent("absolute"))
-            .unwrap()
-            .unwrap()
-            .agent(),
-        &scout()
-    );
+    assert_eq!(fixture.store.get_current(&agent("absolute")).unwrap().unwrap().agent(), &scout());
 }

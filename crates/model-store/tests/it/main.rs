@@ -1,9 +1,5 @@
 //! Tests of the store through its public API.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 #![expect(
     clippy::disallowed_methods,

@@ -17,27 +17,13 @@ fn metadata() -> Map<String, Value> {
 fn keys_come_in_the_documented_order() {
     let fixture = Fixture::new();
     let created_at = Some("2025-09-12T08:30:00Z".parse().unwrap());
-    let options = FinalizeOptions {
-        metadata: metadata(),
-        created_at,
-        ..FinalizeOptions::default()
-    };
-    fixture
-        .publish_with("v2025-09-12", &[("b", b"b"), ("a", b"a")], options)
-        .unwrap();
+    let options = FinalizeOptions { metadata: metadata(), created_at, ..FinalizeOptions::default() };
+    fixture.publish_with("v2025-09-12", &[("b", b"b"), ("a", b"a")], options).unwrap();
     let text = fs::read_to_string(fixture.agent_dir().join("current/manifest.json")).unwrap();
     let object: Map<String, Value> = serde_json::from_str(&text).unwrap();
     let keys: Vec<_> = object.keys().map(String::as_str).collect();
-    let expected = [
-        "version",
-        "checksum",
-        "metadata",
-        "format",
-        "checksum_algorithm",
-        "agent",
-        "created_at",
-        "files",
-    ];
+    let expected =
+        ["version", "checksum", "metadata", "format", "checksum_algorithm", "agent", "created_at", "files"];
     assert_eq!(keys, expected, "no `links` where there is none");
     assert_eq!(object["format"], 1);
     assert_eq!(object["checksum_algorithm"], CHECKSUM_ALGORITHM);
@@ -54,14 +40,8 @@ fn the_same_input_gives_the_same_bytes() {
     let bytes = || {
         let fixture = Fixture::new();
         let created_at = Some("2025-09-12T08:30:00Z".parse().unwrap());
-        let options = FinalizeOptions {
-            metadata: metadata(),
-            created_at,
-            ..FinalizeOptions::default()
-        };
-        fixture
-            .publish_with("v1", &[("b", b"b"), ("a", b"a")], options)
-            .unwrap();
+        let options = FinalizeOptions { metadata: metadata(), created_at, ..FinalizeOptions::default() };
+        fixture.publish_with("v1", &[("b", b"b"), ("a", b"a")], options).unwrap();
         fs::read(fixture.agent_dir().join("current/manifest.json")).unwrap()
     };
     assert_eq!(bytes(), bytes());
@@ -95,17 +75,10 @@ fn a_newer_format_is_read_for_its_first_three_keys() {
     assert_eq!(current.checksum().to_string(), "1".repeat(64));
     assert_eq!(current.manifest().metadata["commit"], "abc");
     let error = fixture.store.verify(&scout(), &version("v1")).unwrap_err();
-    assert!(
-        matches!(error, StoreError::NewerFormat { format: 7, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, StoreError::NewerFormat { format: 7, .. }), "{error}");
     assert_eq!(error.exit_code(), exit::REFUSED);
     fixture.publish("v2", &[("x", b"x")]).unwrap();
-    assert_eq!(
-        fs::read_to_string(&path).unwrap(),
-        newer.to_string(),
-        "it was rewritten"
-    );
+    assert_eq!(fs::read_to_string(&path).unwrap(), newer.to_string(), "it was rewritten");
 }
 
 #[test]
@@ -127,17 +100,8 @@ fn a_damaged_manifest_is_corrupt() {
         ("a version that climbs", with("version", json!("../x"))),
         ("a short checksum", with("checksum", json!("00"))),
         ("an upper-case checksum", with("checksum", json!("A".repeat(64)))),
-        (
-            "a file that climbs",
-            with("files", json!([file("../../etc/passwd")])),
-        ),
-        (
-            "a negative size",
-            with(
-                "files",
-                json!([{"path": "a", "size": -1, "sha256": "0".repeat(64)}]),
-            ),
-        ),
+        ("a file that climbs", with("files", json!([file("../../etc/passwd")]))),
+        ("a negative size", with("files", json!([{"path": "a", "size": -1, "sha256": "0".repeat(64)}]))),
         ("not sorted", with("files", json!([file("b"), file("a")]))),
         ("a path twice", with("files", json!([file("a"), file("a")]))),
         ("no files", with("files", Value::Null)),
@@ -148,20 +112,10 @@ fn a_damaged_manifest_is_corrupt() {
         let path = fixture.agent_dir().join("versions/v1/manifest.json");
         fs::remove_file(&path).unwrap();
         fs::write(&path, text).unwrap();
-        let error = fixture
-            .store
-            .get_current(&scout())
-            .err()
-            .unwrap_or_else(|| panic!("{row}: it was accepted"));
+        let error =
+            fixture.store.get_current(&scout()).err().unwrap_or_else(|| panic!("{row}: it was accepted"));
         assert_eq!(error.exit_code(), exit::CORRUPT, "{row}: {error}");
-        assert!(
-            error.to_string().contains("versions/v1/manifest.json"),
-            "{row}: {error}"
-        );
-        assert_eq!(
-            fixture.store.versions(&scout()).unwrap(),
-            [version("v1")],
-            "{row}: it is still there"
-        );
+        assert!(error.to_string().contains("versions/v1/manifest.json"), "{row}: {error}");
+        assert_eq!(fixture.store.versions(&scout()).unwrap(), [version("v1")], "{row}: it is still there");
     }
 }

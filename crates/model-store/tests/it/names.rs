@@ -8,11 +8,7 @@ where
     let json = serde_json::from_value::<T>(value.into());
     match refused_for {
         None => {
-            assert_eq!(
-                parsed.unwrap_or_else(|e| panic!("{row}: {e}")).to_string(),
-                value,
-                "{row}"
-            );
+            assert_eq!(parsed.unwrap_or_else(|e| panic!("{row}: {e}")).to_string(), value, "{row}");
             assert_eq!(
                 json.unwrap_or_else(|e| panic!("{row}: {e}")).to_string(),
                 value,
@@ -20,9 +16,7 @@ where
             );
         }
         Some(reason) => {
-            let error = parsed
-                .err()
-                .unwrap_or_else(|| panic!("{row}: {value:?} was accepted"));
+            let error = parsed.err().unwrap_or_else(|| panic!("{row}: {value:?} was accepted"));
             assert!(error.reason().contains(reason), "{row}: {error}");
             assert_eq!(error.value(), value, "{row}");
             assert_eq!(error.exit_code(), exit::USAGE, "{row}");
@@ -67,11 +61,7 @@ fn payload_paths() {
     let (long_component, long_path) = ("a".repeat(256), format!("{}a", "a/".repeat(512)));
     let rows: &[(&str, &str, Option<&str>)] = &[
         ("plain", "model.safetensors", None),
-        (
-            "nested",
-            "engines/tensorrt-rtx-1.7.1/sm80+-fp16/model.engine",
-            None,
-        ),
+        ("nested", "engines/tensorrt-rtx-1.7.1/sm80+-fp16/model.engine", None),
         ("spaces and Unicode", "Größe 1/模型.bin", None),
         ("hidden", ".gitattributes", None),
         ("a nested manifest", "onnx/manifest.json", None),

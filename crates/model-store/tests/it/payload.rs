@@ -13,24 +13,15 @@ use crate::fixture::{Fixture, paths, payload, scout, version};
 
 type Plant = fn(&Path);
 
-/// Everything hostile that a foreign writer could leave in a staging: what, how, the path named, the reason given.
+/// Everything hostile that a foreign writer could leave in a staging: what, how, the path named, the reason
+/// given.
 const HOSTILE: &[(&str, Plant, &str, &str)] = &[
     ("a newline", |d| put(d, b"a\nb"), "a\nb", "control"),
     ("a backslash", |d| put(d, b"a\\b"), "a\\b", "backslash"),
     ("not UTF-8", |d| put(d, b"a\xff"), "a\u{fffd}", "UTF-8"),
     ("an option", |d| put(d, b"-rf"), "-rf", "'-'"),
-    (
-        "a manifest",
-        |d| put(d, b"manifest.json"),
-        "manifest.json",
-        "store's own",
-    ),
-    (
-        "a linked manifest",
-        |d| link("ok", d, "manifest.json"),
-        "manifest.json",
-        "store's own",
-    ),
+    ("a manifest", |d| put(d, b"manifest.json"), "manifest.json", "store's own"),
+    ("a linked manifest", |d| link("ok", d, "manifest.json"), "manifest.json", "store's own"),
     (
         "a manifest directory",
         |d| fs::create_dir(d.join("manifest.json")).unwrap(),
@@ -38,30 +29,15 @@ const HOSTILE: &[(&str, Plant, &str, &str)] = &[
         "store's own",
     ),
     ("a bad directory", |d| put_in(d, "x\ty"), "x\ty", "control"),
-    (
-        "an absolute link",
-        |d| link("/etc/passwd", d, "l"),
-        "l",
-        "leaves the version",
-    ),
+    ("an absolute link", |d| link("/etc/passwd", d, "l"), "l", "leaves the version"),
     (
         "an absolute link to itself",
         |d| link(d.join("ok").to_str().unwrap(), d, "l"),
         "l",
         "leaves the version",
     ),
-    (
-        "a link that climbs",
-        |d| link("../../../x", d, "l"),
-        "l",
-        "leaves the version",
-    ),
-    (
-        "a link to the version beside",
-        |d| link("../v1/config.json", d, "l"),
-        "l",
-        "leaves the version",
-    ),
+    ("a link that climbs", |d| link("../../../x", d, "l"), "l", "leaves the version"),
+    ("a link to the version beside", |d| link("../v1/config.json", d, "l"), "l", "leaves the version"),
     (
         "a link through a link",
         |d| {
@@ -71,18 +47,8 @@ const HOSTILE: &[(&str, Plant, &str, &str)] = &[
         "up",
         "leaves the version",
     ),
-    (
-        "a link that leaves and returns",
-        |d| link("../v2.tmp/ok", d, "l"),
-        "l",
-        "leaves the version",
-    ),
-    (
-        "a link to nothing",
-        |d| link("missing", d, "l"),
-        "l",
-        "to nothing",
-    ),
+    ("a link that leaves and returns", |d| link("../v2.tmp/ok", d, "l"), "l", "leaves the version"),
+    ("a link to nothing", |d| link("missing", d, "l"), "l", "to nothing"),
     (
         "a link in a circle",
         |d| {
@@ -92,24 +58,9 @@ const HOSTILE: &[(&str, Plant, &str, &str)] = &[
         "a",
         "circle",
     ),
-    (
-        "a link to a special file",
-        |d| link("/proc/self/fd/0", d, "l"),
-        "l",
-        "leaves the version",
-    ),
-    (
-        "a named pipe",
-        |d| mknod(d, "p", rustix::fs::FileType::Fifo),
-        "p",
-        "named pipe",
-    ),
-    (
-        "a socket",
-        |d| drop(UnixListener::bind(d.join("s")).unwrap()),
-        "s",
-        "socket",
-    ),
+    ("a link to a special file", |d| link("/proc/self/fd/0", d, "l"), "l", "leaves the version"),
+    ("a named pipe", |d| mknod(d, "p", rustix::fs::FileType::Fifo), "p", "named pipe"),
+    ("a socket", |d| drop(UnixListener::bind(d.join("s")).unwrap()), "s", "socket"),
     ("setuid", |d| put_mode(d, 0o4755), "m", "setuid"),
     ("setgid", |d| put_mode(d, 0o2755), "m", "setuid or setgid"),
     (
@@ -155,22 +106,13 @@ fn hostile_payload_is_refused_by_name() {
         plant(staging.path());
         let error = staging.finalize(FinalizeOptions::default()).err();
         let error = error.unwrap_or_else(|| panic!("{row}: it was published"));
-        let StoreError::PayloadRefused { problems, .. } = &error else {
-            panic!("{row}: {error}")
-        };
+        let StoreError::PayloadRefused { problems, .. } = &error else { panic!("{row}: {error}") };
         assert_eq!(problems[0].path(), *path, "{row}");
         assert!(problems[0].reason().contains(reason), "{row}: {error}");
         assert_eq!(error.exit_code(), exit::REFUSED, "{row}");
-        assert!(
-            !error.to_string().contains(|c: char| c.is_control()),
-            "{row}: {error:?}"
-        );
+        assert!(!error.to_string().contains(|c: char| c.is_control()), "{row}: {error:?}");
         assert_eq!(fixture.current().version(), &version("v1"), "{row}");
-        assert_eq!(
-            fixture.store.versions(&scout()).unwrap(),
-            [version("v1")],
-            "{row}"
-        );
+        assert_eq!(fixture.store.versions(&scout()).unwrap(), [version("v1")], "{row}");
         assert!(fixture.leftovers().is_empty(), "{row}: {:?}", fixture.leftovers());
     }
 }
@@ -185,17 +127,11 @@ fn a_hostile_folder_is_not_imported() {
         let staging = fixture.store.stage_new(&scout(), &version("v2")).unwrap();
         let error = staging.import_tree(&folder, Links::Keep).err();
         let error = error.unwrap_or_else(|| panic!("{row}: it was imported"));
-        let StoreError::ImportRefused { problems, .. } = &error else {
-            panic!("{row}: {error}")
-        };
+        let StoreError::ImportRefused { problems, .. } = &error else { panic!("{row}: {error}") };
         // Beside a folder elsewhere there is no version for a link to lead to.
         assert_eq!(problems[0].path(), *path, "{row}");
         assert!(problems[0].reason().contains(reason), "{row}: {error}");
-        assert_eq!(
-            fs::read_dir(staging.path()).unwrap().count(),
-            0,
-            "{row}: something was imported"
-        );
+        assert_eq!(fs::read_dir(staging.path()).unwrap().count(), 0, "{row}: something was imported");
     }
 }
 
@@ -234,15 +170,7 @@ fn links_within_a_version_are_published() {
     let current = fixture.current();
     assert_eq!(paths(&current.manifest().files), ["blobs/abc"]);
     assert_eq!(current.manifest().links.len(), 2);
-    assert_eq!(
-        current
-            .open(&payload("snapshots/main/model.bin"))
-            .unwrap()
-            .metadata()
-            .unwrap()
-            .len(),
-        7
-    );
+    assert_eq!(current.open(&payload("snapshots/main/model.bin")).unwrap().metadata().unwrap().len(), 7);
     assert!(fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok());
 }
 

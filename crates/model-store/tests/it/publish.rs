@@ -12,9 +12,7 @@ use crate::fixture::{Fixture, agent, full_message, paths, payload, scout, versio
 #[test]
 fn what_was_published_is_what_is_read() {
     let fixture = Fixture::new();
-    let first = fixture
-        .publish("v1", &[("b/c.bin", b"see"), ("a.bin", b"a")])
-        .unwrap();
+    let first = fixture.publish("v1", &[("b/c.bin", b"see"), ("a.bin", b"a")]).unwrap();
     assert_eq!((first.files, first.bytes, first.activated), (2, 4, true));
     assert_eq!(first.previous, None);
     let second = fixture.publish("v2", &[("a.bin", b"another")]).unwrap();
@@ -25,34 +23,15 @@ fn what_was_published_is_what_is_read() {
     assert_eq!(current.checksum(), second.checksum);
     assert_eq!(current.path(), second.path);
     assert_eq!(current.path(), fixture.root().join("scout/versions/v2"));
-    assert_eq!(
-        fs::read_link(fixture.agent_dir().join("current"))
-            .unwrap()
-            .to_str(),
-        Some("versions/v2")
-    );
+    assert_eq!(fs::read_link(fixture.agent_dir().join("current")).unwrap().to_str(), Some("versions/v2"));
     let mut text = String::new();
-    current
-        .open(&payload("a.bin"))
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
+    current.open(&payload("a.bin")).unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "another");
 
-    let old = fixture
-        .store
-        .get_version(&scout(), &version("v1"))
-        .unwrap()
-        .unwrap();
+    let old = fixture.store.get_version(&scout(), &version("v1")).unwrap().unwrap();
     assert_eq!(paths(&old.manifest().files), ["a.bin", "b/c.bin"]);
-    assert_eq!(
-        old.manifest().file(&payload("b/c.bin")).unwrap().sha256,
-        Digest::of(b"see")
-    );
-    assert_eq!(
-        fixture.store.versions(&scout()).unwrap(),
-        [version("v1"), version("v2")]
-    );
+    assert_eq!(old.manifest().file(&payload("b/c.bin")).unwrap().sha256, Digest::of(b"see"));
+    assert_eq!(fixture.store.versions(&scout()).unwrap(), [version("v1"), version("v2")]);
     assert_eq!(fixture.store.agents().unwrap(), [AgentEntry::Agent(scout())]);
     for name in ["v1", "v2"] {
         let report = fixture.store.verify(&scout(), &version(name)).unwrap();
@@ -65,15 +44,9 @@ fn what_was_published_is_what_is_read() {
 fn a_reader_keeps_its_version_through_a_swap() {
     let fixture = Fixture::with_v1();
     let reader = fixture.current();
-    fixture
-        .publish("v2", &[("config.json", b"two"), ("weights/model.bin", b"two")])
-        .unwrap();
+    fixture.publish("v2", &[("config.json", b"two"), ("weights/model.bin", b"two")]).unwrap();
     let mut text = String::new();
-    reader
-        .open(&payload("weights/model.bin"))
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
+    reader.open(&payload("weights/model.bin")).unwrap().read_to_string(&mut text).unwrap();
     assert_eq!((reader.version().as_str(), text.as_str()), ("v1", "one"));
 }
 
@@ -82,33 +55,21 @@ fn versions_come_in_the_order_of_publication() {
     let fixture = Fixture::new();
     let at = |second: i64| Some(jiff::Timestamp::from_second(1_760_000_000 + second).unwrap());
     for (name, second) in [("b", 2), ("c", 1), ("a", 2)] {
-        let options = FinalizeOptions {
-            created_at: at(second),
-            ..FinalizeOptions::default()
-        };
+        let options = FinalizeOptions { created_at: at(second), ..FinalizeOptions::default() };
         fixture.publish_with(name, &[("x", b"x")], options).unwrap();
     }
-    assert_eq!(
-        fixture.store.versions(&scout()).unwrap(),
-        ["c", "a", "b"].map(version)
-    );
+    assert_eq!(fixture.store.versions(&scout()).unwrap(), ["c", "a", "b"].map(version));
 }
 
 #[test]
 fn kept_activation_leaves_current_alone() {
     let fixture = Fixture::new();
-    let keep = || FinalizeOptions {
-        activation: Activation::Keep,
-        ..FinalizeOptions::default()
-    };
+    let keep = || FinalizeOptions { activation: Activation::Keep, ..FinalizeOptions::default() };
     let first = fixture.publish_with("v1", &[("x", b"x")], keep()).unwrap();
     assert!(!first.activated);
     assert!(fixture.store.get_current(&scout()).unwrap().is_none());
     let error = fixture.store.require_current(&scout()).unwrap_err();
-    assert!(
-        matches!(&error, StoreError::NothingCurrent { versions, .. } if versions == &["v1"]),
-        "{error}"
-    );
+    assert!(matches!(&error, StoreError::NothingCurrent { versions, .. } if versions == &["v1"]), "{error}");
     assert_eq!(error.exit_code(), exit::NOT_FOUND);
 
     fixture.publish("v2", &[("x", b"x")]).unwrap();
@@ -134,11 +95,7 @@ fn a_staging_that_came_to_nothing_leaves_nothing() {
     fs::set_permissions(staging.path().join("deep"), fs::Permissions::from_mode(0o000)).unwrap();
     assert!(staging.path().ends_with("scout/versions/v1.tmp"));
     staging.discard().unwrap();
-    assert_eq!(
-        fs::read_dir(fixture.root()).unwrap().count(),
-        0,
-        "the agent itself was new"
-    );
+    assert_eq!(fs::read_dir(fixture.root()).unwrap().count(), 0, "the agent itself was new");
 
     fixture.publish("v1", &[("x", b"x")]).unwrap();
     drop(fixture.store.stage_new(&scout(), &version("v2")).unwrap());
@@ -170,11 +127,7 @@ fn several_threads_may_write_into_one_staging() {
     std::thread::scope(|scope| {
         for i in 0..8 {
             let staging = &staging;
-            scope.spawn(move || {
-                staging
-                    .write(&payload(&format!("shard/{i}")), &[i; 1000])
-                    .unwrap()
-            });
+            scope.spawn(move || staging.write(&payload(&format!("shard/{i}")), &[i; 1000]).unwrap());
         }
     });
     let published = staging.finalize(FinalizeOptions::default()).unwrap();
@@ -191,10 +144,7 @@ fn a_file_changed_after_it_was_hashed_is_hashed_again() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&path, b"after!").unwrap();
     staging.finalize(FinalizeOptions::default()).unwrap();
-    assert_eq!(
-        fixture.current().manifest().files[0].sha256,
-        Digest::of(b"after!")
-    );
+    assert_eq!(fixture.current().manifest().files[0].sha256, Digest::of(b"after!"));
     assert!(fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok());
 }
 
@@ -203,9 +153,7 @@ fn many_small_files_are_published_by_one_sync() {
     let fixture = Fixture::new();
     let staging = fixture.store.stage_new(&scout(), &version("v1")).unwrap();
     for i in 0..300 {
-        staging
-            .write(&payload(&format!("{}/{i}", i % 7)), b"small")
-            .unwrap();
+        staging.write(&payload(&format!("{}/{i}", i % 7)), b"small").unwrap();
     }
     assert_eq!(staging.finalize(FinalizeOptions::default()).unwrap().files, 300);
     assert!(fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok());
@@ -235,17 +183,9 @@ fn modes_are_those_of_a_shared_store() {
         ("versions/v1/foreign/tool.sh", 0o540),
     ];
     for (path, expected) in rows {
-        let mode = fs::metadata(fixture.agent_dir().join(path))
-            .unwrap()
-            .permissions()
-            .mode()
-            & 0o7777;
+        let mode = fs::metadata(fixture.agent_dir().join(path)).unwrap().permissions().mode() & 0o7777;
         // The umask may keep others from reading; it never takes from the group.
-        assert_eq!(
-            mode & !0o4,
-            expected & !0o4,
-            "{path:?} has mode {mode:o}, expected {expected:o}"
-        );
+        assert_eq!(mode & !0o4, expected & !0o4, "{path:?} has mode {mode:o}, expected {expected:o}");
     }
     let root = fs::metadata(fixture.root()).unwrap().permissions().mode() & 0o7777;
     assert_eq!(root, 0o2775, "the root");
@@ -284,11 +224,7 @@ fn a_stop_on_request_publishes_nothing() {
         let counter = done_bytes.clone();
         let progress = Progress::new(move |bytes| {
             let done = counter.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            if done >= stop_after_bytes {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            if done >= stop_after_bytes { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         let store = fixture.store.clone().with_progress(progress);
         let publish = || {
@@ -299,21 +235,11 @@ fn a_stop_on_request_publishes_nothing() {
         };
         match publish() {
             Err(error) => {
-                assert!(
-                    matches!(error, StoreError::Interrupted),
-                    "{stop_after_bytes}: {error}"
-                );
+                assert!(matches!(error, StoreError::Interrupted), "{stop_after_bytes}: {error}");
                 assert_eq!(error.exit_code(), exit::INTERRUPTED);
-                assert_eq!(
-                    fs::read_dir(fixture.root()).unwrap().count(),
-                    0,
-                    "{stop_after_bytes}"
-                );
+                assert_eq!(fs::read_dir(fixture.root()).unwrap().count(), 0, "{stop_after_bytes}");
             }
-            Ok(_) => assert!(
-                stop_after_bytes > 4_000_000,
-                "{stop_after_bytes}: it was published"
-            ),
+            Ok(_) => assert!(stop_after_bytes > 4_000_000, "{stop_after_bytes}: it was published"),
         }
     }
 }
@@ -325,15 +251,9 @@ fn opening_a_store() {
     let error = ModelStore::open(&missing).unwrap_err();
     assert_eq!(error.exit_code(), exit::NOT_FOUND);
     let message = error.to_string();
-    assert!(
-        message.contains("mkdir -p") && message.contains("a/b/store"),
-        "{message}"
-    );
+    assert!(message.contains("mkdir -p") && message.contains("a/b/store"), "{message}");
     fs::write(dir.path().join("file"), b"").unwrap();
-    assert!(matches!(
-        ModelStore::open(dir.path().join("file")),
-        Err(StoreError::RootNotFound { .. })
-    ));
+    assert!(matches!(ModelStore::open(dir.path().join("file")), Err(StoreError::RootNotFound { .. })));
     ModelStore::create(&missing).unwrap();
     ModelStore::create(&missing).unwrap();
     assert!(ModelStore::open(&missing).unwrap().agents().unwrap().is_empty());
@@ -350,13 +270,7 @@ fn what_is_missing_names_what_is_near() {
     let error = fixture.store.versions(&agent("zebra")).unwrap_err();
     assert!(!error.to_string().contains("did you mean"), "{error}");
     assert!(fixture.store.get_current(&agent("zebra")).unwrap().is_none());
-    assert!(
-        fixture
-            .store
-            .get_version(&scout(), &version("v9"))
-            .unwrap()
-            .is_none()
-    );
+    assert!(fixture.store.get_version(&scout(), &version("v9")).unwrap().is_none());
 }
 
 #[test]

@@ -11,20 +11,14 @@ use crate::fixture::{Fixture, payload, scout, version};
 #[test]
 fn a_killed_writers_staging_is_cleared() {
     let fixture = Fixture::with_v1();
-    let task = Task {
-        root: fixture.root().to_owned(),
-        version: "v2".to_owned(),
-        work: Work::HoldStaging,
-    };
+    let task = Task { root: fixture.root().to_owned(), version: "v2".to_owned(), work: Work::HoldStaging };
     let mut child = task.start();
     child.await_word("holding");
     child.kill();
     assert_eq!(fixture.leftovers(), ["versions/v2.tmp"]);
-    assert_eq!(
-        fixture.store.versions(&scout()).unwrap(),
-        [version("v1")],
-        "a staging is no version"
-    );
+    let stagings = fixture.store.stagings(&scout()).unwrap();
+    assert_eq!((&stagings[0].version, stagings[0].in_use), (&version("v2"), false));
+    assert_eq!(fixture.store.versions(&scout()).unwrap(), [version("v1")], "a staging is no version");
     // The very version that the dead writer was at.
     fixture.publish("v2", &[("x", b"x")]).unwrap();
     assert!(fixture.leftovers().is_empty());
@@ -53,11 +47,7 @@ fn an_intent_that_was_not_carried_out_is_closed() {
     let fixture = Fixture::with_v1();
     let path = fixture.agent_dir().join("history.jsonl");
     let mut text = fs::read_to_string(&path).unwrap();
-    text.push_str(
-        &text
-            .clone()
-            .replace(r#""from":null,"to":"v1""#, r#""from":"v1","to":"v2""#),
-    );
+    text.push_str(&text.clone().replace(r#""from":null,"to":"v1""#, r#""from":"v1","to":"v2""#));
     // Its writer died in the middle of the next line.
     text.push_str(r#"{"at":"2026-11-2"#);
     fs::write(&path, text).unwrap();
@@ -65,10 +55,7 @@ fn an_intent_that_was_not_carried_out_is_closed() {
     let history = fixture.history();
     assert_eq!(history.len(), 3);
     assert_eq!(history[2]["action"], "reconcile");
-    assert_eq!(
-        (&history[2]["from"], &history[2]["to"]),
-        (&"v2".into(), &"v1".into())
-    );
+    assert_eq!((&history[2]["from"], &history[2]["to"]), (&"v2".into(), &"v1".into()));
     // Nothing to say twice.
     drop(fixture.store.stage_new(&scout(), &version("v3")).unwrap());
     assert_eq!(fixture.history().len(), 3);

@@ -14,16 +14,10 @@ fn an_import_is_a_copy() {
     fs::write(&source, vec![7; 1_000_000]).unwrap();
     let staging = fixture.store.stage_new(&scout(), &version("v1")).unwrap();
     let entry = staging.import(&source, &payload("a/model.bin")).unwrap();
-    assert_eq!(
-        (entry.size, entry.sha256),
-        (1_000_000, Digest::of(&vec![7; 1_000_000]))
-    );
+    assert_eq!((entry.size, entry.sha256), (1_000_000, Digest::of(&vec![7; 1_000_000])));
     staging.finalize(FinalizeOptions::default()).unwrap();
     fs::write(&source, b"changed later").unwrap();
-    let (ours, theirs) = (
-        fixture.current().path().join("a/model.bin"),
-        source.metadata().unwrap(),
-    );
+    let (ours, theirs) = (fixture.current().path().join("a/model.bin"), source.metadata().unwrap());
     assert_ne!(ours.metadata().unwrap().ino(), theirs.ino());
     assert!(fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok());
 }
@@ -38,29 +32,16 @@ fn a_shared_file_takes_no_space() {
     staging.write(&payload("config.json"), b"new").unwrap();
     staging.finalize(FinalizeOptions::default()).unwrap();
     for name in ["v1", "v2"] {
-        assert!(
-            fixture.store.verify(&scout(), &version(name)).unwrap().is_ok(),
-            "{name}"
-        );
+        assert!(fixture.store.verify(&scout(), &version(name)).unwrap().is_ok(), "{name}");
     }
     let inode = |name: &str| {
-        fs::metadata(
-            fixture
-                .agent_dir()
-                .join("versions")
-                .join(name)
-                .join("weights/model.bin"),
-        )
-        .unwrap()
+        fs::metadata(fixture.agent_dir().join("versions").join(name).join("weights/model.bin")).unwrap()
     };
     let (one, two) = (inode("v1"), inode("v2"));
     // One inode, or blocks shared by a file system that can: then the link count stays one.
     assert!(one.ino() == two.ino() || one.nlink() == 1);
     fs::remove_dir_all(fixture.agent_dir().join("versions/v1")).unwrap();
-    assert!(
-        fixture.store.verify(&scout(), &version("v2")).unwrap().is_ok(),
-        "after v1 has gone"
-    );
+    assert!(fixture.store.verify(&scout(), &version("v2")).unwrap().is_ok(), "after v1 has gone");
 }
 
 #[test]
@@ -75,10 +56,7 @@ fn a_rotten_file_is_not_shared() {
         let staging = fixture.store.stage_new(&scout(), &version("v2")).unwrap();
         let error = staging.share(&v1, &payload("weights/model.bin")).unwrap_err();
         assert_eq!(error.exit_code(), exit::CORRUPT, "{error}");
-        assert!(
-            !staging.path().join("weights/model.bin").exists(),
-            "mode {mode:o}"
-        );
+        assert!(!staging.path().join("weights/model.bin").exists(), "mode {mode:o}");
     }
 }
 
@@ -105,10 +83,7 @@ fn a_foreign_hard_link_is_cut() {
     staging.finalize(FinalizeOptions::default()).unwrap();
     fs::write(&outside, b"after!").unwrap();
     assert!(fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok());
-    assert_eq!(
-        fs::read(fixture.current().path().join("model.bin")).unwrap(),
-        b"before"
-    );
+    assert_eq!(fs::read(fixture.current().path().join("model.bin")).unwrap(), b"before");
 }
 
 #[test]
@@ -118,12 +93,7 @@ fn a_file_that_is_not_there_is_not_brought_in() {
     let missing = fixture.outside().join("missing");
     let rows = [
         ("import", staging.import(&missing, &payload("x")).unwrap_err()),
-        (
-            "share",
-            staging
-                .share(&fixture.current(), &payload("missing"))
-                .unwrap_err(),
-        ),
+        ("share", staging.share(&fixture.current(), &payload("missing")).unwrap_err()),
     ];
     for (row, error) in rows {
         assert_eq!(error.exit_code(), exit::NOT_FOUND, "{row}: {error}");
@@ -145,29 +115,15 @@ fn a_folder_is_imported_with_its_links() {
     symlink("../blobs/abc", folder.join("snapshot/model.bin")).unwrap();
     symlink("model.bin", folder.join("snapshot/same.bin")).unwrap();
     // A version of a store, copied to elsewhere, brings its manifest along; the new one gets its own.
-    fs::copy(
-        fixture.current().path().join("manifest.json"),
-        folder.join("snapshot/manifest.json"),
-    )
-    .unwrap();
+    fs::copy(fixture.current().path().join("manifest.json"), folder.join("snapshot/manifest.json")).unwrap();
 
     let staging = fixture.store.stage_new(&scout(), &version("v2")).unwrap();
-    let refused = staging
-        .import_tree(&folder.join("snapshot"), Links::Keep)
-        .unwrap_err();
+    let refused = staging.import_tree(&folder.join("snapshot"), Links::Keep).unwrap_err();
     assert!(refused.to_string().contains("leaves"), "{refused}");
-    let entries = staging
-        .import_tree(&folder.join("snapshot"), Links::Follow)
-        .unwrap();
-    assert_eq!(
-        crate::fixture::paths(&entries),
-        ["1_Pooling/config.json", "model.bin", "same.bin"]
-    );
+    let entries = staging.import_tree(&folder.join("snapshot"), Links::Follow).unwrap();
+    assert_eq!(crate::fixture::paths(&entries), ["1_Pooling/config.json", "model.bin", "same.bin"]);
     staging.finalize(FinalizeOptions::default()).unwrap();
-    assert_eq!(
-        fs::read(fixture.current().path().join("same.bin")).unwrap(),
-        b"weights"
-    );
+    assert_eq!(fs::read(fixture.current().path().join("same.bin")).unwrap(), b"weights");
 
     let staging = fixture.store.stage_new(&scout(), &version("v3")).unwrap();
     symlink("blobs/abc", folder.join("inside")).unwrap();

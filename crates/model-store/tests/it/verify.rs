@@ -22,45 +22,21 @@ fn edit_manifest(dir: &Path, from: &str, to: &str) {
 
 /// How a version can rot, and what is said about it.
 const DAMAGE: &[(&str, Damage, &[&str])] = &[
-    (
-        "one bit",
-        |d| overwrite(&d.join("a"), b"onf"),
-        &["a has other bytes", "the checksum is"],
-    ),
-    (
-        "cut off",
-        |d| overwrite(&d.join("a"), b"on"),
-        &["a has 2 bytes, published were 3", "the checksum is"],
-    ),
+    ("one bit", |d| overwrite(&d.join("a"), b"onf"), &["a has other bytes", "the checksum is"]),
+    ("cut off", |d| overwrite(&d.join("a"), b"on"), &["a has 2 bytes, published were 3", "the checksum is"]),
     (
         "missing",
         |d| fs::remove_file(d.join("a")).unwrap(),
-        &[
-            "a is missing",
-            "\"l\" is a symbolic link to nothing",
-            "the checksum is",
-        ],
+        &["a is missing", "\"l\" is a symbolic link to nothing", "the checksum is"],
     ),
     (
         "one more",
         |d| fs::write(d.join("extra"), b"").unwrap(),
         &["extra is not in the manifest", "the checksum is"],
     ),
-    (
-        "another link",
-        |d| relink(d, "b"),
-        &["l is not the symbolic link"],
-    ),
-    (
-        "a link gone",
-        |d| fs::remove_file(d.join("l")).unwrap(),
-        &["l is not the symbolic link"],
-    ),
-    (
-        "a link out",
-        |d| relink(d, "/etc/passwd"),
-        &["\"l\" is a symbolic link that leaves the version"],
-    ),
+    ("another link", |d| relink(d, "b"), &["l is not the symbolic link"]),
+    ("a link gone", |d| fs::remove_file(d.join("l")).unwrap(), &["l is not the symbolic link"]),
+    ("a link out", |d| relink(d, "/etc/passwd"), &["\"l\" is a symbolic link that leaves the version"]),
     (
         "a file made a link",
         |d| {
@@ -100,10 +76,7 @@ fn every_damage_is_found_and_named() {
         staging.write(&payload("b"), b"four").unwrap();
         symlink("a", staging.path().join("l")).unwrap();
         staging.finalize(FinalizeOptions::default()).unwrap();
-        assert!(
-            fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok(),
-            "{row}: before"
-        );
+        assert!(fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok(), "{row}: before");
         damage(&fixture.agent_dir().join("versions/v1"));
         let report = fixture.store.verify(&scout(), &version("v1")).unwrap();
         assert!(!report.is_ok(), "{row}: nothing was found");
@@ -120,17 +93,11 @@ fn a_forged_list_does_not_add_up() {
     let fixture = Fixture::with_v1();
     let dir = fixture.agent_dir().join("versions/v1");
     overwrite(&dir.join("config.json"), b"[]");
-    let (old, new) = (
-        model_store::Digest::of(b"{}").to_string(),
-        model_store::Digest::of(b"[]").to_string(),
-    );
+    let (old, new) = (model_store::Digest::of(b"{}").to_string(), model_store::Digest::of(b"[]").to_string());
     edit_manifest(&dir, &old, &new);
     let report = fixture.store.verify(&scout(), &version("v1")).unwrap();
     assert!(
-        matches!(
-            report.findings[..],
-            [Finding::Manifest { .. }, Finding::Checksum { .. }]
-        ),
+        matches!(report.findings[..], [Finding::Manifest { .. }, Finding::Checksum { .. }]),
         "{report:?}"
     );
 }
