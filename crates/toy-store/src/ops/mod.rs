@@ -1,0 +1,12 @@
+//! The differentiable operations, each forward beside its backward.
+
+mod activation;
+mod attention;
+mod linear;
+mod loss;
+mod norm;
+mod pool;
+mod rotary;
+
+pub(crate) use attention::Heads;
+pub(crate) use loss::Targets;
