@@ -49,6 +49,16 @@ pub enum CompileError {
         /// What was measured and what was allowed.
         verdict: Box<Verdict>,
     },
+    /// The profile asks for longer sequences than the model has positions for.
+    #[error(
+        "the profile asks for sequences of {asked} tokens, but this model has positions for {longest}; give a --profile whose longest sequence is at most that"
+    )]
+    Profile {
+        /// The longest sequence of the profile.
+        asked: u32,
+        /// The longest sequence the model takes.
+        longest: usize,
+    },
     /// A file could not be read or written.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -110,6 +120,7 @@ impl CompileError {
             // A model that gives NaN is refused as a graph that does is.
             Self::Reference(LoadError::NotFinite { .. }) | Self::Gate { .. } => exit::REFUSED,
             Self::Reference(error) => error.exit_code(),
+            Self::Profile { .. } => exit::USAGE,
             Self::Missing(_)
             | Self::Session(SessionError::Missing(_) | SessionError::Unusable { .. })
             | Self::Engine(EngineError::Memory { .. } | EngineError::Spawn { .. }) => exit::ENVIRONMENT,

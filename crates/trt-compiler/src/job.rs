@@ -134,7 +134,12 @@ pub fn plan(job: &Job) -> Result<Plan, CompileError> {
     let mut options = ExportOptions::new(head, job.precision);
     options.keep_fp32.clone_from(&job.keep_fp32);
     let exported = onnx_export::export(&checkpoint, &options)?;
-    let profile = job.profile.unwrap_or_else(|| Profile::DEFAULT.capped(exported.report.max_sequence));
+    let longest = exported.report.max_sequence;
+    let profile = job.profile.unwrap_or_else(|| Profile::DEFAULT.capped(longest));
+    let asked = profile.sequence.max;
+    if asked as usize > longest {
+        return Err(CompileError::Profile { asked, longest });
+    }
     Ok(Plan {
         agent: job.agent.clone(),
         version: job.version.clone(),

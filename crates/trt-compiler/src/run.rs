@@ -239,7 +239,11 @@ impl Run<'_> {
             let found = session.run(&batch, output)?;
             gate.add(&batch, &expected, &found);
         }
-        let how = if bf16.is_some() { ", bf16 rounding emulated" } else { "" };
+        let how = match job.precision {
+            Precision::Bf16 => ", bf16 rounding emulated",
+            Precision::Tf32 => ", in fp32 (only a GPU rounds to tf32)",
+            Precision::Fp32 | Precision::Fp16 => "",
+        };
         Ok(((gate, bf16), format!("onnx runtime {}, {} texts{how}", runtime.version, job.texts.len())))
     }
 

@@ -1,0 +1,111 @@
+//! Exported graphs compute what the reference computes.
+
+use std::path::Path;
+
+use model_loader::{Head, Reference, TokenBatch};
+use onnx_export::{Checkpoint, ExportOptions, Lowering, Pooling, Precision, SentenceHead, export};
+use toy_store::Kind;
+use trt_compiler::session::OnnxRuntime;
+use trt_compiler::{Interrupt, Thresholds, gate::Gate, texts};
+
+use crate::support::{job, minilm, roberta, runtimes, toy};
+
+#[test]
+fn every_model_passes_the_gate_in_every_precision() {
+    let Some(runtimes) = runtimes() else { return };
+    let (analyst, memory, roberta) = (toy(Kind::Analyst), toy(Kind::Memory), roberta());
+    for (name, folder) in [("analyst", &analyst), ("memory", &memory), ("roberta", &roberta)] {
+        let store = tempfile::tempdir().unwrap();
+        for precision in Precision::ALL {
+            let job = job(store.path(), folder.path(), precision, &runtimes);
+            let outcome = trt_compiler::run(&job, &(), &Interrupt::default());
+            let outcome = outcome.unwrap_or_else(|error| panic!("{name} in {precision}: {error}"));
+            assert!(
+                job.store.verify(&job.agent, &outcome.published.version).unwrap().is_ok(),
+                "{name} in {precision}"
+            );
+        }
+    }
+}
+
+/// The portable lowering, which no engine is built from, on ONNX Runtime.
+#[test]
+fn the_portable_lowering_computes_the_same() {
+    let Some(runtimes) = runtimes() else { return };
+    let runtime = OnnxRuntime::open(&runtimes).unwrap();
+    let (analyst, roberta) = (toy(Kind::Analyst), roberta());
+    for (name, folder) in [("analyst", &analyst), ("roberta", &roberta)] {
+        for precision in [Precision::Fp32, Precision::Fp16] {
+            let head = onnx_export::Head::SequenceClassification;
+            let options =
+                ExportOptions { lowering: Lowering::Portable, ..ExportOptions::new(head, precision) };
+            check(
+                &format!("{name} in {precision}"),
+                folder.path(),
+                &options,
+                Head::SequenceClassification,
+                &runtime,
+            );
+        }
+    }
+}
+
+/// Each pooling mode, and all of them at once, on texts of different lengths in one batch.
+#[test]
+fn every_pooling_mode_computes_the_same() {
+    let Some(runtimes) = runtimes() else { return };
+    let runtime = OnnxRuntime::open(&runtimes).unwrap();
+    let folder = toy(Kind::Memory);
+    let modes = [
+        ("cls", "cls", Pooling::Cls),
+        ("max", "max", Pooling::Max),
+        ("mean", "mean", Pooling::Mean),
+        ("root", "mean_sqrt_len_tokens", Pooling::MeanSqrtLen),
+        ("weighted", "weightedmean", Pooling::WeightedMean),
+        ("last", "lasttoken", Pooling::LastToken),
+    ];
+    for lowering in [Lowering::Portable, Lowering::TensorRt] {
+        for (row, name, mode) in modes {
+            let config = serde_json::json!({ "pooling_mode": name, "include_prompt": true });
+            std::fs::write(folder.path().join("1_Pooling/config.json"), config.to_string()).unwrap();
+            let head = SentenceHead { pooling: vec![mode], normalize: true };
+            let options = ExportOptions {
+                lowering,
+                ..ExportOptions::new(onnx_export::Head::SentenceEmbedding(head), Precision::Fp32)
+            };
+            check(
+                &format!("{row}, {lowering:?}"),
+                folder.path(),
+                &options,
+                Head::SentenceEmbedding,
+                &runtime,
+            );
+        }
+    }
+}
+
+#[test]
+fn the_real_sentence_embedder_passes_in_fp16() {
+    let (Some(runtimes), Some(folder)) = (runtimes(), minilm()) else { return };
+    let store = tempfile::tempdir().unwrap();
+    let job = job(store.path(), &folder, Precision::Fp16, &runtimes);
+    let outcome = trt_compiler::run(&job, &(), &Interrupt::default()).unwrap();
+    let measured = &outcome.evidence.verdict.comparison;
+    assert!(measured.cosine_min >= 0.9999, "{measured:?}");
+    assert!(outcome.evidence.export.onnx_bytes < 200_000);
+}
+
+fn check(row: &str, folder: &Path, options: &ExportOptions, head: Head, runtime: &OnnxRuntime) {
+    let exported = export(&Checkpoint::open(folder).unwrap(), options).unwrap();
+    let mut session = runtime.load(&exported.onnx, folder).unwrap();
+    let reference = Reference::from_dir(folder, head).unwrap();
+    let tokens = reference.tokenizer().encode_batch(&texts::built_in()).unwrap();
+    let output = options.head.output();
+    let mut gate = Gate::new(output, head == Head::SequenceClassification);
+    for texts in tokens.chunks(16) {
+        let batch = TokenBatch::pad(texts, reference.tokenizer().pad_id());
+        gate.add(&batch, &reference.run(&batch).unwrap(), &session.run(&batch, output).unwrap());
+    }
+    let verdict = gate.judge(Thresholds::of(options.precision));
+    assert!(verdict.passed(), "{row}: {:?}", verdict.failures);
+}

@@ -1,0 +1,86 @@
+//! What must not be published is not.
+
+use std::fs;
+use std::path::Path;
+
+use onnx_export::Precision;
+use safetensors::SafeTensors;
+use toy_store::Kind;
+use trt_compiler::{CompileError, Interrupt, Thresholds};
+
+use crate::support::{job, runtimes, toy};
+
+/// Multiplies one weight matrix, stored in fp32, in place.
+fn scale(folder: &Path, tensor: &str, factor: f32) {
+    let path = folder.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let data = SafeTensors::deserialize(&bytes).unwrap().tensor(tensor).unwrap().data().as_ptr_range();
+    let start = bytes.as_ptr_range().start;
+    let range = data.start.addr() - start.addr()..data.end.addr() - start.addr();
+    for value in bytes[range].chunks_exact_mut(4) {
+        let scaled = f32::from_le_bytes(value.try_into().unwrap()) * factor;
+        value.copy_from_slice(&scaled.to_le_bytes());
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+fn refused(result: Result<trt_compiler::Outcome, CompileError>, store: &Path, row: &str) -> String {
+    let Err(error) = result else { panic!("{row}: published") };
+    assert_eq!(error.exit_code(), 6, "{row}: {error}");
+    let left: Vec<_> = fs::read_dir(store.join("tested/versions"))
+        .map(|entries| entries.map(|entry| entry.unwrap().file_name()).collect())
+        .unwrap_or_default();
+    assert!(left.is_empty(), "{row}: {left:?}");
+    assert!(!store.join("tested/current").exists(), "{row}");
+    error.to_string()
+}
+
+#[test]
+fn weights_that_overflow_in_fp16_are_refused_in_fp16_and_pass_in_bf16() {
+    let Some(runtimes) = runtimes() else { return };
+    let (folder, store) = (toy(Kind::Analyst), tempfile::tempdir().unwrap());
+    scale(folder.path(), "bert.encoder.layer.1.intermediate.dense.weight", 1e6);
+    let run = |precision| {
+        trt_compiler::run(&job(store.path(), folder.path(), precision, &runtimes), &(), &Interrupt::default())
+    };
+    let message = refused(run(Precision::Fp16), store.path(), "fp16");
+    for part in ["tested/v1-fp16", "logits", "NaN", "bf16"] {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+    run(Precision::Fp32).unwrap();
+}
+
+#[test]
+fn a_model_that_is_not_the_reference_is_refused() {
+    let Some(runtimes) = runtimes() else { return };
+    let (folder, original, store) = (toy(Kind::Analyst), toy(Kind::Analyst), tempfile::tempdir().unwrap());
+    scale(folder.path(), "bert.encoder.layer.0.output.dense.weight", -1.0);
+    let mut job = job(store.path(), folder.path(), Precision::Fp32, &runtimes);
+    job.reference = Some(original.path().to_owned());
+    let message = refused(trt_compiler::run(&job, &(), &Interrupt::default()), store.path(), "another model");
+    for part in ["logits  max abs", "allowed", "cosine"] {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+}
+
+#[test]
+fn thresholds_that_nothing_can_meet_refuse_everything() {
+    let Some(runtimes) = runtimes() else { return };
+    let (folder, store) = (toy(Kind::Memory), tempfile::tempdir().unwrap());
+    let mut job = job(store.path(), folder.path(), Precision::Fp16, &runtimes);
+    job.thresholds = Some(Thresholds { max_abs: 1e-9, ..Thresholds::of(Precision::Fp16) });
+    let message = refused(trt_compiler::run(&job, &(), &Interrupt::default()), store.path(), "strict");
+    assert!(message.contains("sentence_embedding  max abs"), "{message}");
+}
+
+#[test]
+fn a_raised_interrupt_publishes_nothing() {
+    let Some(runtimes) = runtimes() else { return };
+    let (folder, store) = (toy(Kind::Analyst), tempfile::tempdir().unwrap());
+    let interrupt = Interrupt::default();
+    interrupt.raise();
+    let job = job(store.path(), folder.path(), Precision::Fp32, &runtimes);
+    let result = trt_compiler::run(&job, &(), &interrupt);
+    assert!(matches!(result, Err(CompileError::Interrupted(_))), "{:?}", result.err());
+    assert!(job.store.versions(&job.agent).unwrap_or_default().is_empty());
+}
