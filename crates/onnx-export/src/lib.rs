@@ -14,7 +14,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let scratch = tempfile::tempdir()?;
 //! # let folder = scratch.path();
-//! # onnx_export_doc::model(folder)?;
+//! # toy_store::analyst(0, toy_store::ToyVersion::V1).write_to(folder)?;
 //! let checkpoint = Checkpoint::open(folder)?;
 //! let exported = export(&checkpoint, &ExportOptions::new(Head::SequenceClassification, Precision::Fp16))?;
 //! std::fs::write(folder.join("model.onnx"), &exported.onnx)?;

@@ -115,7 +115,7 @@ fn weights_are_pointed_at_where_they_lie() {
         assert_eq!(&file[offset..offset + length], expected.data(), "{}", initializer.name());
         external += 1;
     }
-    // Everything but the attention projections' biases is in: 5 embeddings, 16 a layer, pooler and classifier.
+    // 5 in the embeddings, 16 in each layer, 4 in pooler and classifier.
     assert_eq!(external, 5 + 2 * 16 + 4);
 }
 
