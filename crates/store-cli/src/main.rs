@@ -1,2 +1,41 @@
-//! TODO
-fn main() {}
+//! `model-store`: look at a model store, publish into it, verify it.
+
+mod cli;
+mod commands;
+mod human;
+mod meter;
+mod out;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use model_store::{NameError, StoreError, exit};
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match commands::run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => ExitCode::from(report(&error)),
+    }
+}
+
+/// Prints an error with its causes, and says which code to end with.
+fn report(error: &anyhow::Error) -> u8 {
+    if let Some(io) = error.downcast_ref::<io::Error>()
+        && io.kind() == io::ErrorKind::BrokenPipe
+    {
+        // Whoever read our output has seen enough.
+        return exit::OK;
+    }
+    let store_error = error.downcast_ref::<StoreError>();
+    if let Some(StoreError::Interrupted) = store_error {
+        out::plain_error(&error.to_string());
+    } else {
+        out::error(error);
+    }
+    store_error
+        .map(StoreError::exit_code)
+        .or_else(|| error.downcast_ref::<NameError>().map(NameError::exit_code))
+        .unwrap_or(exit::FAILURE)
+}

@@ -1,0 +1,22 @@
+//! One file a subcommand; each owns its arguments.
+
+pub(crate) mod completions;
+pub(crate) mod ls;
+pub(crate) mod path;
+pub(crate) mod publish;
+pub(crate) mod show;
+pub(crate) mod verify;
+
+use crate::cli::{Cli, Command};
+
+/// Runs a subcommand and gives its exit code.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
+    match cli.command {
+        Command::Ls(args) => ls::run(&cli.global, &args),
+        Command::Show(args) => show::run(&cli.global, args),
+        Command::Publish(args) => publish::run(&cli.global, args),
+        Command::Path(args) => path::run(&cli.global, args),
+        Command::Verify(args) => verify::run(&cli.global, &args),
+        Command::Completions(args) => completions::run(&args),
+    }
+}

@@ -1,0 +1,181 @@
+//! `model-store verify`.
+
+use std::io::Write;
+
+use model_store::{
+    AgentEntry, AgentName, Digest, Finding, ModelStore, Report, StoreError, VersionName, exit,
+};
+use serde::Serialize;
+
+use crate::cli::Global;
+use crate::meter::Meter;
+use crate::{human, out};
+
+const EXAMPLES: &str = "\
+Examples:
+  model-store verify                 the whole store
+  model-store verify scout           every version of one agent
+  model-store verify scout v1        one version
+
+Without this program:
+  cd \"$ROOT/scout/current\" && find . -type f ! -path ./manifest.json -printf '%P\\n' |
+    LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum";
+
+/// Read every file of one version, of an agent's versions or of all, and compare it with the manifest
+///
+/// Ends with 4 where anything is not as it was published.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The agent [default: all of them]
+    agent: Option<AgentName>,
+    /// The version [default: all of the agent's]
+    version: Option<VersionName>,
+}
+
+#[derive(Serialize)]
+struct Verdict {
+    agent: AgentName,
+    version: VersionName,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checksum: Option<Digest>,
+    files_checked: usize,
+    bytes: u64,
+    legacy: bool,
+    findings: Vec<Finding>,
+    /// Why it could not be verified at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip)]
+    exit_code: u8,
+}
+
+pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
+    let store = global.open()?;
+    let targets = targets(&store, args)?;
+    let total = targets.iter().map(|(agent, version)| size_of(&store, agent, version)).sum();
+    let meter = Meter::start("verifying", total)?;
+    let store = store.with_progress(meter.progress());
+    let mut verdicts = Vec::with_capacity(targets.len());
+    for (agent, version) in targets {
+        let verdict = match store.verify(&agent, &version) {
+            Ok(report) => Verdict::of(report),
+            Err(StoreError::Interrupted) => {
+                meter.clear();
+                out::plain_error("stopped");
+                return Ok(exit::INTERRUPTED);
+            }
+            Err(e) => Verdict::failed(agent, version, &e),
+        };
+        if !global.json {
+            meter.clear_for(|| print(&verdict))?;
+        }
+        verdicts.push(verdict);
+    }
+    meter.clear();
+    if global.json {
+        out::json(&verdicts)?;
+    } else if verdicts.is_empty() {
+        out::plain_error(&format!("no versions in {} yet", store.root().display()));
+    }
+    let codes: Vec<u8> = verdicts.iter().map(|verdict| verdict.exit_code).collect();
+    // Damage outweighs whatever else there is.
+    let corrupt = codes.contains(&exit::CORRUPT).then_some(exit::CORRUPT);
+    Ok(corrupt.or_else(|| codes.into_iter().max()).unwrap_or(exit::OK))
+}
+
+/// The versions to verify.
+fn targets(store: &ModelStore, args: &Args) -> Result<Vec<(AgentName, VersionName)>, StoreError> {
+    if let (Some(agent), Some(version)) = (&args.agent, &args.version) {
+        let found = store.require_version(agent, version);
+        // Damage to the manifest is a verdict; a version that is not there is a mistake.
+        if let Err(e @ (StoreError::AgentNotFound { .. } | StoreError::VersionNotFound { .. })) = found {
+            return Err(e);
+        }
+        return Ok(vec![(agent.clone(), version.clone())]);
+    }
+    let agents = match &args.agent {
+        Some(agent) => vec![agent.clone()],
+        None => store.agents()?.into_iter().filter_map(own_name).collect(),
+    };
+    let mut targets = Vec::new();
+    for agent in agents {
+        targets.extend(store.versions(&agent)?.into_iter().map(|version| (agent.clone(), version)));
+    }
+    Ok(targets)
+}
+
+/// An alias leads to versions that are verified under their agent's own name.
+fn own_name(entry: AgentEntry) -> Option<AgentName> {
+    match entry {
+        AgentEntry::Agent(agent) => Some(agent),
+        AgentEntry::Alias { .. } => None,
+    }
+}
+
+/// About how many bytes there are to read, for the progress bar only.
+fn size_of(store: &ModelStore, agent: &AgentName, version: &VersionName) -> u64 {
+    let found = store.get_version(agent, version).ok().flatten();
+    found.map_or(0, |found| found.manifest().size_bytes())
+}
+
+impl Verdict {
+    fn of(report: Report) -> Self {
+        let ok = report.is_ok();
+        Self {
+            agent: report.agent,
+            version: report.version,
+            ok,
+            checksum: Some(report.checksum),
+            files_checked: report.files_checked,
+            bytes: report.bytes,
+            legacy: report.legacy,
+            findings: report.findings,
+            error: None,
+            exit_code: if ok { exit::OK } else { exit::CORRUPT },
+        }
+    }
+
+    fn failed(agent: AgentName, version: VersionName, error: &StoreError) -> Self {
+        Self {
+            agent,
+            version,
+            ok: false,
+            checksum: None,
+            files_checked: 0,
+            bytes: 0,
+            legacy: false,
+            findings: Vec::new(),
+            error: Some(error.to_string()),
+            exit_code: error.exit_code(),
+        }
+    }
+}
+
+fn print(verdict: &Verdict) -> anyhow::Result<()> {
+    let mut out = out::stdout();
+    let name = format!("{}/{}", verdict.agent, verdict.version);
+    if let Some(error) = &verdict.error {
+        writeln!(out, "{}  {name}   {error}", out::styled(out::ACT, "not verified"))?;
+        return Ok(());
+    }
+    let what = format!("{}, {}", human::count(verdict.files_checked, "file"), human::size(verdict.bytes));
+    let legacy = if verdict.legacy { ", by the old helper's checksum" } else { "" };
+    if verdict.ok {
+        writeln!(out, "{}       {name}   {what}{legacy}", out::styled(out::OK, "ok"))?;
+        return Ok(());
+    }
+    writeln!(out, "{}  {name}   {what}{legacy}", out::styled(out::ACT, "corrupt"))?;
+    for finding in &verdict.findings {
+        writeln!(out, "           {finding}")?;
+    }
+    if verdict.legacy {
+        writeln!(
+            out,
+            "           that checksum depends on the order in which the file system lists directories,"
+        )?;
+        writeln!(out, "           so a copied version may differ although no byte has changed")?;
+    }
+    Ok(())
+}

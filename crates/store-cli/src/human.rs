@@ -1,0 +1,102 @@
+//! Sizes, ages and tables as people read them.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use jiff::Timestamp;
+
+/// A size in decimal units with at most one digit behind the point: `512 B`, `31 KB`, `0.9 MB`, `16.1 GB`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 4] =
+        [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "KB")];
+    // A unit is used from a tenth of it on, but for kilobytes: bytes are exact.
+    let unit = UNITS.iter().find(|(unit, name)| match *name {
+        "KB" => bytes >= *unit,
+        _ => bytes >= unit / 10,
+    });
+    let Some((unit, name)) = unit else { return format!("{bytes} B") };
+    let tenths = (bytes + unit / 20) / (unit / 10);
+    match (tenths / 10, tenths % 10) {
+        (whole, _) if whole >= 10 && *name == "KB" => format!("{} KB", (bytes + 500) / 1000),
+        (whole, tenth) => format!("{whole}.{tenth} {name}"),
+    }
+}
+
+/// The time since then, in its largest unit: `45s`, `2m`, `26h`, `9d`. `-` where it is not known.
+pub(crate) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(since) = since else { return "-".to_owned() };
+    let seconds = now.as_second().saturating_sub(since.as_second()).max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// `1 file`, `2 files`.
+pub(crate) fn count(number: usize, one: &str) -> String {
+    match number {
+        1 => format!("1 {one}"),
+        _ => format!("{number} {one}s"),
+    }
+}
+
+/// A table without lines; the columns named in `right` hold numbers.
+pub(crate) fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> Vec<String> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    table.add_rows(rows);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if right.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let rows = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 KB"),
+            (9_949, "9.9 KB"),
+            (31_200, "31 KB"),
+            (99_999, "100 KB"),
+            (100_000, "0.1 MB"),
+            (850_001, "0.9 MB"),
+            (90_868_376, "90.9 MB"),
+            (99_999_999, "100.0 MB"),
+            (100_000_000, "0.1 GB"),
+            (16_060_522_240, "16.1 GB"),
+            (u64::MAX / 20, "922337.2 TB"),
+        ];
+        for (bytes, expected) in rows {
+            assert_eq!(size(bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn ages() {
+        let now = Timestamp::from_second(1_000_000).unwrap_or_default();
+        let rows = [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (3_599, "59m"),
+            (93_600, "26h"),
+            (777_600, "9d"),
+            (-5, "0s"),
+        ];
+        for (seconds, expected) in rows {
+            let then = Timestamp::from_second(1_000_000 - seconds).ok();
+            assert_eq!(age(then, now), expected, "{seconds}");
+        }
+        assert_eq!(age(None, now), "-");
+    }
+}

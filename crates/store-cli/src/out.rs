@@ -1,0 +1,49 @@
+//! Printing: colour only on a terminal, and a closed pipe is no reason to panic.
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+pub(crate) const BOLD: Style = Style::new().bold();
+pub(crate) const OK: Style = AnsiColor::Green.on_default();
+pub(crate) const LOOK: Style = AnsiColor::Yellow.on_default();
+pub(crate) const ACT: Style = AnsiColor::Red.on_default().bold();
+
+/// Standard output, which drops colours where nobody sees them.
+pub(crate) fn stdout() -> anstream::AutoStream<io::StdoutLock<'static>> {
+    anstream::stdout().lock()
+}
+
+/// Text in a style.
+pub(crate) fn styled(style: Style, text: impl std::fmt::Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Prints a value as indented JSON.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Prints an error with each of its causes on a line of its own.
+pub(crate) fn error(error: &anyhow::Error) {
+    let mut err = anstream::stderr().lock();
+    // Nobody is left to tell where even this fails.
+    let _ = writeln!(err, "{} {error}", styled(ACT, "error:"));
+    for cause in error.chain().skip(1) {
+        let _ = writeln!(err, "  cause  {cause}");
+    }
+}
+
+/// Prints a line to standard error.
+pub(crate) fn plain_error(text: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "{text}");
+}
+
+/// Prints something to look at to standard error.
+pub(crate) fn warning(text: impl std::fmt::Display) {
+    let _ = writeln!(anstream::stderr().lock(), "{} {text}", styled(LOOK, "warning:"));
+}

@@ -1,0 +1,110 @@
+//! An operator's desk: a store, a folder to publish, and the command.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use model_store::{AgentName, ModelStore, VersionName};
+
+pub(crate) struct Desk {
+    dir: tempfile::TempDir,
+}
+
+impl Desk {
+    /// A store with nothing in it, and a folder of two files.
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let desk = Self { dir };
+        ModelStore::create(desk.root()).unwrap();
+        fs::create_dir_all(desk.folder().join("sub")).unwrap();
+        fs::write(desk.folder().join("config.json"), b"{}").unwrap();
+        fs::write(desk.folder().join("sub/vocab.txt"), b"a b c").unwrap();
+        desk
+    }
+
+    /// The same, with `scout/v1` published.
+    pub(crate) fn with_v1() -> Self {
+        let desk = Self::new();
+        desk.run(&["publish", "scout", "v1", "--from", desk.folder().to_str().unwrap()]).ok();
+        desk
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        // As the store calls it, should the temporary directory lie behind a link.
+        self.dir.path().canonicalize().unwrap().join("store")
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.dir.path().join("folder")
+    }
+
+    pub(crate) fn store(&self) -> ModelStore {
+        ModelStore::open(self.root()).unwrap()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_model-store"));
+        command.args(arguments).env("MODEL_STORE_ROOT", self.root()).current_dir(self.dir.path());
+        for variable in ["CLICOLOR_FORCE", "NO_COLOR", "CLICOLOR"] {
+            command.env_remove(variable);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
+        Run::of(&format!("{arguments:?}"), &self.command(arguments).output().unwrap())
+    }
+
+    /// Every path below the agents' directories that is no part of a published version.
+    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
+        let mut left = Vec::new();
+        for agent in fs::read_dir(self.root()).unwrap().flatten() {
+            left.extend(fs::read_dir(agent.path().join("versions")).into_iter().flatten().flatten());
+        }
+        left.into_iter()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension() == Some("tmp".as_ref()))
+            .collect()
+    }
+}
+
+pub(crate) struct Run {
+    row: String,
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Run {
+    pub(crate) fn of(row: &str, output: &Output) -> Self {
+        Self {
+            row: row.to_owned(),
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout.clone()).unwrap(),
+            stderr: String::from_utf8(output.stderr.clone()).unwrap(),
+        }
+    }
+
+    /// It succeeded, and had nothing to say on standard error.
+    pub(crate) fn ok(self) -> String {
+        assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""), "{}", self.row);
+        self.stdout
+    }
+
+    pub(crate) fn json(self) -> serde_json::Value {
+        serde_json::from_str(&self.ok()).expect("the output is JSON")
+    }
+}
+
+pub(crate) fn agent(name: &str) -> AgentName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn version(name: &str) -> VersionName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}

@@ -1,0 +1,7 @@
+//! Tests of the `model-store` command, run as an operator runs it.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod commands;
+mod desk;
+mod interrupt;
+mod mistakes;

@@ -1,0 +1,87 @@
+//! What an operator can get wrong: each with its exit code and one clear message, and nothing left behind.
+
+use crate::desk::Desk;
+
+/// The arguments, the exit code, and what the message has to say.
+const MISTAKES: &[(&[&str], i32, &[&str])] = &[
+    (&["publish", "../x", "v1", "--from", "folder"], 2, &["\"../x\"", "begin with a letter"]),
+    (&["publish", "scout", "v2.tmp", "--from", "folder"], 2, &["'.tmp'"]),
+    (&["publish", "current", "v2", "--from", "folder"], 2, &["reserved"]),
+    (&["publish", "scout", "v1", "--from", "folder"], 6, &["v1", "exists already", "another name"]),
+    (&["publish", "scout", "v2", "--from", "nowhere"], 3, &["nowhere", "No such file"]),
+    (&["publish", "new", "v2", "--from", "nowhere"], 3, &["nowhere", "No such file"]),
+    (&["publish", "scout", "v2", "--from", "folder/config.json"], 2, &["a file, not a folder"]),
+    (&["publish", "scout", "v2", "--from", "empty"], 6, &["nothing to publish"]),
+    (&["publish", "scout", "v2"], 2, &["--from"]),
+    (&["publish", "scout", "v2", "--from", "folder", "--metadata", "abc"], 2, &["KEY=VALUE"]),
+    (&["publish", "scout", "v2", "--from", "folder", "--metadata", "=c"], 2, &["KEY=VALUE"]),
+    (
+        &["publish", "scout", "v2", "--from", "folder", "--metadata", "a=1", "--metadata", "a=2"],
+        2,
+        &["a=…", "twice"],
+    ),
+    (&["publish", "old", "v2", "--from", "folder"], 6, &["write to scout instead"]),
+    (&["show", "scuot"], 3, &["no agent scuot", "did you mean scout?"]),
+    (&["show", "scout", "v11"], 3, &["no version v11", "did you mean v1?"]),
+    (&["show", "waiting"], 3, &["no current version", "v1"]),
+    (&["path", "zebra"], 3, &["no agent zebra"]),
+    (&["path", "scout", "--version", "w"], 3, &["no version w"]),
+    (&["verify", "scot"], 3, &["did you mean scout?"]),
+    (&["verify", "scout", "v3"], 3, &["no version v3"]),
+    (&["--store", "nowhere", "ls"], 3, &["no model store at nowhere", "mkdir -p"]),
+    (&["--store", "folder/config.json", "ls"], 3, &["no model store at folder/config.json"]),
+    (&["lss"], 2, &["unrecognized subcommand", "'ls'"]),
+    (&["completions", "sh"], 2, &["possible values"]),
+    (&[], 2, &["Usage"]),
+];
+
+#[test]
+fn every_mistake_has_its_code_and_message() {
+    for (arguments, code, parts) in MISTAKES {
+        let desk = Desk::with_v1();
+        desk.run(&["publish", "waiting", "v1", "--from", "folder", "--no-activate"]).ok();
+        desk.store().add_alias(&crate::desk::agent("old"), &crate::desk::agent("scout")).unwrap();
+        std::fs::create_dir(desk.folder().join("../empty")).unwrap();
+        let before = tree(&desk);
+        let run = desk.run(arguments);
+        assert_eq!(run.code, Some(*code), "{arguments:?}: {}", run.stderr);
+        assert_eq!(run.stdout, "", "{arguments:?}");
+        for part in *parts {
+            assert!(run.stderr.contains(part), "{arguments:?}: {part:?} is not in {:?}", run.stderr);
+        }
+        assert_eq!(
+            run.stderr.matches("error:").count(),
+            usize::from(!arguments.is_empty()),
+            "{}",
+            run.stderr
+        );
+        assert_eq!(tree(&desk), before, "{arguments:?} changed the store");
+    }
+}
+
+/// Every path of the store.
+fn tree(desk: &Desk) -> Vec<std::path::PathBuf> {
+    let mut found = vec![desk.root()];
+    let mut next = 0;
+    while next < found.len() {
+        if found[next].is_dir() && !found[next].is_symlink() {
+            let entries = std::fs::read_dir(&found[next]).unwrap();
+            found.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+        next += 1;
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let desk = Desk::with_v1();
+    for arguments in ["ls", "show scout", "show scout --json", "verify", "completions bash", "path scout"] {
+        let mut child = desk.command(&arguments.split(' ').collect::<Vec<_>>()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(0), ""), "{arguments}");
+    }
+}
