@@ -99,7 +99,7 @@ fn metadata(pairs: Vec<(String, String)>) -> Map<String, Value> {
     let mut metadata = Map::new();
     for (key, value) in pairs {
         if metadata.contains_key(&key) {
-            let message = format!("--metadata {key}=… is given twice\n");
+            let message = format!("--metadata {key}=… is given twice");
             Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
         }
         metadata.insert(key, value.into());
