@@ -10,6 +10,9 @@ use crate::names::{AgentName, NameError, VersionName};
 use crate::payload::PayloadProblem;
 use crate::progress::Stopped;
 
+/// The action on a file that is not the store's: how a store is shared says nothing about it.
+pub(crate) const IMPORT: &str = "import";
+
 /// The error of every operation on a store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -149,7 +152,7 @@ pub enum StoreError {
     Interrupted,
 
     /// The system refused an operation.
-    #[error("could not {action} {}{}", .path.display(), advice(.source))]
+    #[error("could not {action} {}{}", .path.display(), advice(.action, .source))]
     Io {
         /// What was being done, as a verb.
         action: &'static str,
@@ -226,10 +229,11 @@ impl Cause {
     }
 }
 
-fn advice(error: &io::Error) -> &'static str {
+fn advice(action: &str, error: &io::Error) -> &'static str {
     match Cause::of(error) {
         Cause::NoSpace => ": no space is left; free some, then do it again",
         Cause::ReadOnly => ": the file system is mounted read-only; write on the host that owns the store",
+        Cause::NoPermission if action == IMPORT => "",
         Cause::NoPermission => {
             ": not permitted; the store's group must be one of yours, and its directories group-writable"
         }

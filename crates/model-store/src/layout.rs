@@ -150,7 +150,12 @@ impl AgentDir {
     /// A pointer's target is `versions/<v>`, or what the old script made: `<v>`, or either of them as an
     /// absolute path that leads to this very directory.
     fn interpret(&self, target: &str, link: &Path) -> Result<Pointer, StoreError> {
-        let bad = |why: &str| StoreError::corrupt(link, format!("points at {target:?}, {why}"));
+        let bad = |why: &str| {
+            StoreError::corrupt(
+                link,
+                format!("points at {target:?}, {why}; remove the link and publish again"),
+            )
+        };
         let path = Path::new(target);
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let version = VersionName::try_from(name).map_err(|_| bad("which is not a version of this agent"))?;

@@ -60,7 +60,10 @@ impl ModelStore {
                 continue;
             };
             match entry.kind {
-                FileType::Directory if self.is_agent(&name)? => agents.push(AgentEntry::Agent(name)),
+                // One that may not be looked into is listed: it must not hide the others, nor be hidden.
+                FileType::Directory if self.is_agent(&name).unwrap_or(true) => {
+                    agents.push(AgentEntry::Agent(name));
+                }
                 FileType::Symlink => {
                     if let Ok(Some(target)) = layout::alias_target(root.as_fd(), self.root(), &name) {
                         agents.push(AgentEntry::Alias { alias: name, target });

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::digest::{Digest, Hasher, hash_reader, read_chunks};
 use crate::dir;
 use crate::durable;
-use crate::error::StoreError;
+use crate::error::{IMPORT, StoreError};
 use crate::manifest::FileEntry;
 use crate::names::PayloadPath;
 use crate::payload::{Payload, Stamp};
@@ -30,7 +30,7 @@ impl Staging {
     /// Copies a file from outside the store, hashing it on the way. It is never hard-linked: somebody may
     /// still write there. A symbolic link is followed.
     pub fn import(&self, source: &Path, path: &PayloadPath) -> Result<FileEntry, StoreError> {
-        let failed = |e| StoreError::io("import", source, e);
+        let failed = |e| StoreError::io(IMPORT, source, e);
         let file = File::open(source).map_err(failed)?;
         if !file.metadata().map_err(failed)?.is_file() {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
@@ -41,7 +41,7 @@ impl Staging {
     /// Imports every file of a folder. A `manifest.json` at its top is left out where it is one of a store,
     /// because the new version gets its own, and refused where it is anything else.
     pub fn import_tree(&self, source: &Path, links: Links) -> Result<Vec<FileEntry>, StoreError> {
-        let failed = |e| StoreError::io("import", source, e);
+        let failed = |e| StoreError::io(IMPORT, source, e);
         let folder = dir::open_path(source).map_err(failed)?;
         let mut payload = Payload::scan(folder.as_fd(), links).map_err(failed)?;
         if payload.has_manifest && crate::read::read_manifest(folder.as_fd(), source).is_err() {
@@ -60,7 +60,7 @@ impl Staging {
                 Links::Keep => dir::open_payload(folder.as_fd(), found.path.as_path()),
                 Links::Follow => dir::open_following(folder.as_fd(), found.path.as_path()),
             };
-            let file = opened.map_err(|e| StoreError::io("import", &shown, e))?;
+            let file = opened.map_err(|e| StoreError::io(IMPORT, &shown, e))?;
             entries.push(self.copy(file, &shown, &found.path)?);
         }
         for link in payload.links {
@@ -77,8 +77,9 @@ impl Staging {
     /// spread.
     pub fn share(&self, from: &Current, path: &PayloadPath) -> Result<FileEntry, StoreError> {
         let source_path = from.path().join(path.as_path());
-        let expected = from.manifest().file(path).map(|entry| entry.sha256);
-        // What no manifest vouches for, or may still be written to, is copied.
+        let is_ours = from.path().starts_with(self.store.root());
+        let expected = from.manifest().file(path).filter(|_| is_ours).map(|entry| entry.sha256);
+        // What no manifest of this store vouches for is somebody else's.
         let Some(expected) = expected else {
             return self.import(&source_path, path);
         };

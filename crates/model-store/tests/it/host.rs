@@ -82,6 +82,40 @@ fn a_full_file_system_publishes_nothing() {
 }
 
 #[test]
+fn a_group_shares_a_store_whatever_the_umask() {
+    const GROUP: u32 = 54_321;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can become somebody else");
+        return;
+    }
+    let fixture = Fixture::with_v1();
+    fs::set_permissions(fixture.root().parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+    let chgrp = Command::new("chgrp").args(["-R", &GROUP.to_string()]).arg(fixture.root()).status();
+    assert!(chgrp.is_ok_and(|status| status.success()), "root may change groups");
+    // Both would keep everything to themselves; the second replaces and shares what the first published.
+    let umask = ["sh", "-c", "umask 077; exec \"$@\"", "sh"].map(String::from);
+    for (user, name) in [(65_001, "v2"), (65_002, "v3")] {
+        let task = Task { root: fixture.root().to_owned(), version: name.to_owned(), work: Work::Publish };
+        let output = task.command(&umask).uid(user).gid(GROUP).current_dir("/").output().unwrap();
+        if matches!(output.status.code(), Some(126 | 127)) {
+            eprintln!("skipped: the test binary cannot be run by another user");
+            return;
+        }
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(exit::OK.into()), "{name}: {message}");
+        assert!(fixture.store.verify(&scout(), &version(name)).unwrap().is_ok(), "{name}");
+        let dir = fixture.agent_dir().join("versions").join(name);
+        let mode = |path: &str| fs::metadata(dir.join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode("") & 0o070, 0o070, "{name}: the group may retire it");
+        for file in ["manifest.json", "weights/model.bin", "model.engine"] {
+            assert_eq!(mode(file) & 0o440, 0o440, "{name}: the group may read {file}");
+            assert_eq!(mode(file) & 0o222, 0, "{name}: nobody may write {file}");
+        }
+    }
+    assert_eq!(fixture.history().len(), 3);
+}
+
+#[test]
 fn a_store_of_somebody_elses_says_so() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root can become somebody else");
