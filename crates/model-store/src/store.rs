@@ -157,9 +157,16 @@ impl ModelStore {
         })
     }
 
-    /// The error for an agent that is not there, with the names that look like it.
+    /// The error for an agent that is not there, with the names that look like it, or for an alias of such a
+    /// one.
     #[must_use]
     pub fn agent_not_found(&self, agent: &AgentName) -> StoreError {
+        let target = layout::open_root(&self.root)
+            .and_then(|root| layout::alias_target(root.as_fd(), &self.root, agent));
+        if let Ok(Some(target)) = target {
+            let what = format!("is an alias of {target}, which is not there; remove it, or publish {target}");
+            return StoreError::corrupt(&self.root.join(agent.as_str()), what);
+        }
         let there = self.agents().unwrap_or_default();
         StoreError::AgentNotFound {
             agent: agent.clone(),

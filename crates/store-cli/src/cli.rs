@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use model_store::{DEFAULT_ROOT, ModelStore, StoreError};
 
@@ -48,6 +49,7 @@ pub(crate) struct Global {
         global = true,
         env = "MODEL_STORE_ROOT",
         value_name = "DIR",
+        value_parser = OsStringValueParser::new().map(PathBuf::from),
         hide_env_values = true,
         help_heading = GLOBAL
     )]

@@ -24,7 +24,8 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Begins work on so many bytes. From here Ctrl-C and SIGTERM ask the work to stop, and a second one ends the process.
+    /// Begins work on so many bytes. From here Ctrl-C and SIGTERM ask the work to stop, and a second one ends
+    /// the process.
     pub(crate) fn start(what: &'static str, total_bytes: u64) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {

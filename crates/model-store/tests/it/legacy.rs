@@ -195,6 +195,9 @@ fn aliases_that_lead_nowhere_good() {
         assert_eq!(error.exit_code(), exit::CORRUPT, "{name}: {error}");
         assert!(fixture.store.stage_new(&agent(name), &version("v1")).is_err(), "{name} was written to");
     }
+    symlink("nobody", fixture.root().join("ghost")).unwrap();
+    let error = fixture.store.require_current(&agent("ghost")).unwrap_err();
+    assert!(error.to_string().contains("is an alias of nobody, which is not there"), "{error}");
     symlink(fixture.root().join("scout"), fixture.root().join("absolute")).unwrap();
     assert_eq!(fixture.store.get_current(&agent("absolute")).unwrap().unwrap().agent(), &scout());
 }

@@ -12,8 +12,8 @@ use crate::{human, out};
 
 /// List the agents: what is current, how old and how big it is
 ///
-/// SHARED is the part of SIZE that other versions hold too and that is stored once, by hard links. What a file system
-/// shares by reflinks is not seen.
+/// SHARED is the part of SIZE that other versions hold too and that is stored once, by hard links. What a
+/// file system shares by reflinks is not seen.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  model-store ls\n  model-store ls --json | jq '.agents[].current'")]
 pub(crate) struct Args {}

@@ -23,8 +23,8 @@ Examples:
 
 /// Publish a folder as a new version, and make it current
 ///
-/// The folder is copied, hashed, made durable and renamed into place: readers see the whole version or none. Ctrl-C stops
-/// it, and nothing is published.
+/// The folder is copied, hashed, made durable and renamed into place: readers see the whole version or none.
+/// Ctrl-C stops it, and nothing is published.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {

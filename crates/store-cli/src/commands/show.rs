@@ -99,7 +99,7 @@ fn print(found: &Current, is_current: bool) -> anyhow::Result<()> {
 
 fn format_in_words(found: &Current) -> String {
     match found.manifest().format {
-        None => "of the old Python helper: no list of files".to_owned(),
+        None => "none: made by the old Python tools".to_owned(),
         Some(model_store::FORMAT) => model_store::FORMAT.to_string(),
         Some(newer) => {
             format!("{newer}, which this program does not know: only what is shown here can be read")

@@ -170,7 +170,8 @@ fn print(verdict: &Verdict) -> anyhow::Result<()> {
     for finding in &verdict.findings {
         writeln!(out, "           {finding}")?;
     }
-    if verdict.legacy {
+    let differs = verdict.findings.iter().any(|finding| matches!(finding, Finding::Checksum { .. }));
+    if verdict.legacy && differs {
         writeln!(
             out,
             "           that checksum depends on the order in which the file system lists directories,"

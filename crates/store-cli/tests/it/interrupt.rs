@@ -89,7 +89,8 @@ fn ctrl_c_ends_the_wait_for_a_lock() {
     let desk = Desk::with_v1();
     while_locked(&desk, || {
         let child = desk.command(&["publish", "scout", "v3", "--from", "folder"]).spawn().unwrap();
-        // By then it asks for the lock, or is just about to: a signal before its handlers stand ends it as well.
+        // By then it asks for the lock, or is just about to: a signal before its handlers stand ends it as
+        // well.
         std::thread::sleep(Duration::from_millis(500));
         signal(&child, Signal::INT);
         let asked = Instant::now();

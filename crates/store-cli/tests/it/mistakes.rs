@@ -70,6 +70,17 @@ fn tree(desk: &Desk) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
+fn an_empty_variable_is_an_unset_one() {
+    let output = Desk::new().command(&["ls", "--help"]).env("MODEL_STORE_ROOT", "").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let output =
+        Desk::new().command(&["path", "no-such-agent"]).env("MODEL_STORE_ROOT", "").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("/opt/justnews/models"), "{said}");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let desk = Desk::with_v1();
     for arguments in ["ls", "show scout", "show scout --json", "verify", "completions bash", "path scout"] {
