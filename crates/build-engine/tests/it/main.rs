@@ -1,0 +1,13 @@
+//! The command as a person runs it: real processes, real libraries, a real store.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says why it skips"
+)]
+
+mod bad_input;
+mod concurrency;
+mod main_job;
+mod stopping;
+mod support;
