@@ -1,1 +1,45 @@
-//! TODO
+//! An agent's way to its models: find the folder, tokenize, embed, classify.
+//!
+//! The model store comes first: an agent's `current` version, opened once and leased while it is in use. What the store
+//! does not serve may come from a folder or from the local Hub cache, with a warning, unless `STRICT_MODEL_STORE` forbids
+//! it. There is no network code here, and a pickle is never read.
+//!
+//! Models run in float32 on the CPU: BERT, `RoBERTa` and `XLM-RoBERTa`. [`SentenceEmbedder`] gives the vectors that
+//! sentence-transformers gives (cosine ≥ 0.99999), [`TextClassifier`] the labels that transformers gives, and
+//! [`Reference`] the numbers that an exported graph or an engine is held against.
+//!
+//! ```no_run
+//! use model_loader::SentenceEmbedder;
+//!
+//! let embedder = SentenceEmbedder::for_agent("memory")?;
+//! let vectors = embedder.embed(&["Ships in the Suez Canal wait for the wind to fall."])?;
+//! assert_eq!(vectors[0].len(), embedder.dimension());
+//! # Ok::<(), model_loader::LoadError>(())
+//! ```
+
+mod agent_map;
+mod batch;
+mod classify;
+mod config;
+mod encoder;
+mod error;
+pub mod hub_cache;
+mod ops;
+mod pooling;
+mod reference;
+mod resolve;
+mod sentence;
+mod tokenizer;
+mod weights;
+
+pub use agent_map::AgentMap;
+pub use batch::{TokenBatch, Tokens};
+pub use classify::{Prediction, TextClassifier};
+pub use config::{Activation, Family, ModelConfig, SUPPORTED_MODEL_TYPES, Scoring};
+pub use encoder::{Encoder, Hidden};
+pub use error::LoadError;
+pub use pooling::{Pooling, PoolingMode};
+pub use reference::{Head, Output, Reference};
+pub use resolve::{ResolveOptions, ResolvedModel, Source, Strictness, load, resolve};
+pub use sentence::{SentenceEmbedder, SentenceModules};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,273 @@
+//! `config.json` as `transformers` writes it: what the encoders need of it, validated.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::LoadError;
+
+/// The kinds of encoder this crate runs.
+pub const SUPPORTED_MODEL_TYPES: &str = "bert, roberta, xlm-roberta";
+
+/// A family of encoders: they differ in position ids, in the classification head and in the names' prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// `model_type` `bert`.
+    Bert,
+    /// `model_type` `roberta` or `xlm-roberta`, which are one architecture.
+    Roberta,
+}
+
+/// The activation between the two products of a feed-forward block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x/2 · (1 + erf(x/√2))`: `gelu`, exact.
+    Gelu,
+    /// The tanh approximation: `gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `x · sigmoid(x)`: `silu`, `swish`.
+    Silu,
+    /// `tanh(x)`.
+    Tanh,
+}
+
+/// How a classifier's logits become scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scoring {
+    /// One label of several is true: softmax.
+    Softmax,
+    /// Each label is true or not by itself (or there is only one): sigmoid.
+    Sigmoid,
+    /// A regression: the logit itself.
+    Identity,
+}
+
+/// What a folder's `config.json` says of its model, checked for sense.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ModelConfig {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// The `model_type` as written, such as `bert`.
+    pub model_type: String,
+    /// The family it belongs to.
+    pub family: Family,
+    /// The class names the model was saved from, such as `BertForSequenceClassification`.
+    pub architectures: Vec<String>,
+    /// Rows of the word embedding.
+    pub vocab_size: usize,
+    /// Width of a token's vector.
+    pub hidden: usize,
+    /// Layers of the encoder.
+    pub num_layers: usize,
+    /// Attention heads; they divide `hidden`.
+    pub heads: usize,
+    /// Width inside the feed-forward block.
+    pub intermediate: usize,
+    /// Its activation.
+    pub activation: Activation,
+    /// Added to the variance in each layer norm.
+    pub layer_norm_eps: f64,
+    /// Rows of the position embedding; see [`max_tokens`](Self::max_tokens).
+    pub max_positions: usize,
+    /// Rows of the token type embedding.
+    pub type_vocab_size: usize,
+    /// The id of the padding token.
+    pub pad_id: u32,
+    /// The labels of a classifier, by index.
+    pub labels: Vec<String>,
+    /// How a classifier's logits become scores.
+    pub scoring: Scoring,
+}
+
+impl ModelConfig {
+    /// Reads `config.json` in `dir`.
+    ///
+    /// ```no_run
+    /// let config = model_loader::ModelConfig::from_dir("models/all-MiniLM-L6-v2")?;
+    /// assert_eq!((config.num_layers, config.hidden), (6, 384));
+    /// # Ok::<(), model_loader::LoadError>(())
+    /// ```
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self, LoadError> {
+        let path = dir.as_ref().join("config.json");
+        let raw: Raw = read_json(&path)?.ok_or_else(|| LoadError::Missing {
+            path: path.clone(),
+            next: "a model folder has a config.json as transformers writes it".to_owned(),
+        })?;
+        raw.check(path)
+    }
+
+    /// The longest sequence that has positions, special tokens included: `RoBERTa` counts its positions from the
+    /// padding id on and so has fewer than rows.
+    #[must_use]
+    pub fn max_tokens(&self) -> usize {
+        match self.family {
+            Family::Bert => self.max_positions,
+            Family::Roberta => self.max_positions.saturating_sub(self.pad_id as usize + 1),
+        }
+    }
+
+    /// Whether the model was saved as a sequence classifier.
+    #[must_use]
+    pub fn is_sequence_classifier(&self) -> bool {
+        self.architectures.iter().any(|name| name.ends_with("ForSequenceClassification"))
+    }
+}
+
+/// Reads a JSON file; `None` when there is none.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LoadError> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| LoadError::Json { path: path.to_owned(), source }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(LoadError::Read { path: path.to_owned(), source }),
+    }
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    model_type: Option<String>,
+    #[serde(default)]
+    architectures: Option<Vec<String>>,
+    vocab_size: Option<usize>,
+    hidden_size: Option<usize>,
+    num_hidden_layers: Option<usize>,
+    num_attention_heads: Option<usize>,
+    intermediate_size: Option<usize>,
+    hidden_act: Option<String>,
+    layer_norm_eps: Option<f64>,
+    max_position_embeddings: Option<usize>,
+    type_vocab_size: Option<usize>,
+    pad_token_id: Option<u32>,
+    position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
+    id2label: Option<BTreeMap<String, String>>,
+    num_labels: Option<usize>,
+    problem_type: Option<String>,
+}
+
+impl Raw {
+    fn check(self, path: PathBuf) -> Result<ModelConfig, LoadError> {
+        let unsupported = |what, found: &str, supported| LoadError::Unsupported {
+            path: path.clone(),
+            what,
+            found: found.to_owned(),
+            supported,
+        };
+        let model_type = self
+            .model_type
+            .clone()
+            .ok_or_else(|| LoadError::config(&path, "`model_type` is missing: which architecture is this?"))?;
+        let family = match model_type.as_str() {
+            "bert" => Family::Bert,
+            "roberta" | "xlm-roberta" => Family::Roberta,
+            other => return Err(unsupported("model_type", other, SUPPORTED_MODEL_TYPES)),
+        };
+        let position = self.position_embedding_type.as_deref().unwrap_or("absolute");
+        if position != "absolute" {
+            return Err(unsupported("position_embedding_type", position, "absolute"));
+        }
+        if self.is_decoder {
+            return Err(unsupported("is_decoder", "true", "false (an encoder)"));
+        }
+        let size = |key: &str, value: Option<usize>| match value {
+            Some(size) if (1..=1 << 24).contains(&size) => Ok(size),
+            Some(size) => Err(LoadError::config(&path, format!("`{key}` is {size}, out of range"))),
+            None => Err(LoadError::config(&path, format!("`{key}` is missing"))),
+        };
+        let (hidden, heads) =
+            (size("hidden_size", self.hidden_size)?, size("num_attention_heads", self.num_attention_heads)?);
+        if !hidden.is_multiple_of(heads) {
+            let reason = format!("`hidden_size` {hidden} is not a multiple of `num_attention_heads` {heads}");
+            return Err(LoadError::config(&path, reason));
+        }
+        let layer_norm_eps = self.layer_norm_eps.unwrap_or(1e-12);
+        if !(0.0..1.0).contains(&layer_norm_eps) {
+            let reason = format!("`layer_norm_eps` is {layer_norm_eps}, out of range");
+            return Err(LoadError::config(&path, reason));
+        }
+        let max_positions = size("max_position_embeddings", self.max_position_embeddings)?;
+        let pad_id = self.pad_token_id.unwrap_or(u32::from(family == Family::Roberta));
+        if family == Family::Roberta && max_positions <= pad_id as usize + 1 {
+            let reason = format!(
+                "`max_position_embeddings` {max_positions} leaves no position after `pad_token_id` {pad_id}"
+            );
+            return Err(LoadError::config(&path, reason));
+        }
+        let act = self.hidden_act.as_deref().unwrap_or("gelu");
+        let activation = Activation::from_name(act)
+            .ok_or_else(|| unsupported("hidden_act", act, Activation::SUPPORTED))?;
+        let labels = self.labels(&path)?;
+        let scoring = match (self.problem_type.as_deref(), labels.len()) {
+            (Some("regression"), _) => Scoring::Identity,
+            (Some("multi_label_classification"), _) | (Some("single_label_classification") | None, 1) => {
+                Scoring::Sigmoid
+            }
+            (Some("single_label_classification") | None, _) => Scoring::Softmax,
+            (Some(other), _) => {
+                let supported = "regression, single_label_classification, multi_label_classification";
+                return Err(unsupported("problem_type", other, supported));
+            }
+        };
+        Ok(ModelConfig {
+            family,
+            architectures: self.architectures.clone().unwrap_or_default(),
+            vocab_size: size("vocab_size", self.vocab_size)?,
+            hidden,
+            num_layers: size("num_hidden_layers", self.num_hidden_layers)?,
+            heads,
+            intermediate: size("intermediate_size", self.intermediate_size)?,
+            activation,
+            layer_norm_eps,
+            max_positions,
+            type_vocab_size: size("type_vocab_size", self.type_vocab_size.or(Some(2)))?,
+            pad_id,
+            labels,
+            scoring,
+            model_type,
+            path,
+        })
+    }
+
+    /// Labels by index; without `id2label` there are `num_labels` (transformers' default: 2) called `LABEL_<i>`.
+    fn labels(&self, path: &Path) -> Result<Vec<String>, LoadError> {
+        let Some(named) = self.id2label.as_ref().filter(|named| !named.is_empty()) else {
+            let count = self.num_labels.unwrap_or(2);
+            if !(1..=1 << 20).contains(&count) {
+                return Err(LoadError::config(path, format!("`num_labels` is {count}, out of range")));
+            }
+            return Ok((0..count).map(|i| format!("LABEL_{i}")).collect());
+        };
+        let mut labels = vec![None; named.len()];
+        for (key, label) in named {
+            let slot = key.parse::<usize>().ok().and_then(|index| labels.get_mut(index));
+            *slot.ok_or_else(|| {
+                let reason = format!("`id2label` has the key `{key}`; its keys are 0 to {}", named.len() - 1);
+                LoadError::config(path, reason)
+            })? = Some(label.clone());
+        }
+        labels.into_iter().collect::<Option<_>>().ok_or_else(|| LoadError::config(path, "`id2label` repeats a key"))
+    }
+}
+
+impl Activation {
+    /// The values of `hidden_act` that work.
+    pub const SUPPORTED: &str = "gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, swish, tanh";
+
+    fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "gelu" | "gelu_python" => Self::Gelu,
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Self::GeluTanh,
+            "relu" => Self::Relu,
+            "silu" | "swish" => Self::Silu,
+            "tanh" => Self::Tanh,
+            _ => return None,
+        })
+    }
+}

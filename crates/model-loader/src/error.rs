@@ -1,0 +1,200 @@
+//! What can go wrong between an agent's name and its first vector.
+
+use std::path::{Path, PathBuf};
+
+use model_store::{StoreError, exit};
+
+/// Why a model could not be found, loaded or run.
+///
+/// Each message says which file, tensor or agent it is about and what to do next; the cause, where there is one, is
+/// in [`source`](std::error::Error::source).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The store was asked, only the store may be asked, and it has no such model.
+    #[error(
+        "agent `{agent}`: the model store {} does not serve it and STRICT_MODEL_STORE forbids any other place: {missing}. \
+         Publish a version (`model-store publish {agent} VERSION --from DIR`) or unset STRICT_MODEL_STORE",
+        store.display()
+    )]
+    Strict {
+        /// Whose model was wanted.
+        agent: String,
+        /// The root of the store.
+        store: PathBuf,
+        /// What is not there.
+        missing: String,
+        /// The store's own error, when it failed rather than having nothing.
+        #[source]
+        source: Option<Box<LoadError>>,
+    },
+    /// No place has the model.
+    #[error("{wanted}: no model found; looked in {}. {next}", places(searched))]
+    NotFound {
+        /// What was wanted: an agent, a folder or a model id.
+        wanted: String,
+        /// Each place that was looked at, and what was missing there.
+        searched: Vec<String>,
+        /// What to do about it.
+        next: &'static str,
+    },
+    /// The model store failed.
+    #[error("the model store could not serve the model")]
+    Store(#[from] StoreError),
+    /// A name that is not a valid one: an agent, a version, a model id or a revision.
+    #[error("`{name}` is not a valid {kind}: {reason}")]
+    Name {
+        /// The text as given.
+        name: String,
+        /// What it should have been.
+        kind: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A file that a model needs is not in its folder.
+    #[error("{} is missing: {next}", path.display())]
+    Missing {
+        /// The file looked for.
+        path: PathBuf,
+        /// What it is for, or how to make it.
+        next: String,
+    },
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A JSON file does not parse, or not as what it should be.
+    #[error("{} is not valid: fetch or write it again", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A configuration holds a value that makes no sense.
+    #[error("{}: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The key, its value and what is wrong with it.
+        reason: String,
+    },
+    /// A configuration asks for something that this crate does not do.
+    #[error("{}: {what} `{found}` is not supported; supported: {supported}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        what: &'static str,
+        /// Its value.
+        found: String,
+        /// The values that work.
+        supported: &'static str,
+    },
+    /// The weights are there only as a pickle, which is a program and is never loaded.
+    #[error(
+        "{} is a pickle and is never loaded (a pickle can run any code); convert it once with \
+         `python -c \"from transformers import AutoModel; AutoModel.from_pretrained('.').save_pretrained('.', \
+         safe_serialization=True)\"` in that folder, which writes model.safetensors (take \
+         AutoModelForSequenceClassification for a classifier, or its head is lost)",
+        path.display()
+    )]
+    Pickle {
+        /// The file that was found instead of safetensors.
+        path: PathBuf,
+    },
+    /// A safetensors file is truncated or otherwise damaged.
+    #[error("{} is damaged or truncated: {reason}; fetch it again", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What the file has and what its header says.
+        reason: String,
+    },
+    /// A tensor is missing, has another shape or dtype than the configuration says, or holds NaN or infinity.
+    #[error("{}: tensor `{tensor}` {reason}", path.display())]
+    Tensor {
+        /// The safetensors file (or the index, when no shard has it).
+        path: PathBuf,
+        /// The tensor's name in the file.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tokenizer file does not load, or a text does not tokenize.
+    #[error("the tokenizer {} failed", path.display())]
+    Tokenizer {
+        /// The `tokenizer.json`.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: tokenizers::Error,
+    },
+    /// A batch of tokens does not fit the model.
+    #[error("the tokens do not fit the model: {0}")]
+    Tokens(String),
+    /// The model gave NaN or infinity for an input.
+    #[error("the model gave NaN or infinity for row {row} of its input: its weights overflow in float32")]
+    NotFinite {
+        /// The row, counted from 0 in the caller's order.
+        row: usize,
+    },
+    /// A product failed inside candle.
+    #[error("computing {what} failed")]
+    Compute {
+        /// The step.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: candle_core::Error,
+    },
+}
+
+impl LoadError {
+    /// The process exit code for this error: the same constants in every binary of the workspace.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(error) => error.exit_code(),
+            Self::NotFound { .. } | Self::Missing { .. } => exit::NOT_FOUND,
+            Self::Name { .. } => exit::USAGE,
+            Self::Json { .. } | Self::Config { .. } | Self::Weights { .. } | Self::Tensor { .. } => exit::CORRUPT,
+            Self::Strict { .. } | Self::Pickle { .. } => exit::REFUSED,
+            Self::Read { .. }
+            | Self::Unsupported { .. }
+            | Self::Tokenizer { .. }
+            | Self::Tokens(_)
+            | Self::NotFinite { .. }
+            | Self::Compute { .. } => exit::FAILURE,
+        }
+    }
+
+    pub(crate) fn read(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Read { path, source }
+    }
+
+    pub(crate) fn config(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Config { path: path.to_owned(), reason: reason.into() }
+    }
+
+    pub(crate) fn compute(what: &'static str) -> impl FnOnce(candle_core::Error) -> Self {
+        move |source| Self::Compute { what, source }
+    }
+}
+
+impl From<model_store::NameError> for LoadError {
+    fn from(error: model_store::NameError) -> Self {
+        Self::Name { name: error.value().to_owned(), kind: error.kind(), reason: error.reason() }
+    }
+}
+
+fn places(searched: &[String]) -> String {
+    if searched.is_empty() { "no place at all".to_owned() } else { searched.join("; ") }
+}

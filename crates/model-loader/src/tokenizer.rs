@@ -1,0 +1,158 @@
+//! Any `tokenizer.json`, with truncation and padding set here rather than by the file.
+//!
+//! A file carries what its model was last run with: all-MiniLM-L6-v2's says 128 tokens, padded to 128, where
+//! sentence-transformers uses 256 and no padding.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::{NormalizerWrapper, PostProcessor as _, TruncationDirection, TruncationParams};
+
+use crate::config::read_json;
+use crate::{LoadError, ModelConfig, Tokens};
+
+/// The names sentence-transformers has used for the file, first found wins.
+const SENTENCE_CONFIGS: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+/// A model's tokenizer: text to [`Tokens`], truncated to what the model takes.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    max_tokens: usize,
+    pad_id: u32,
+}
+
+#[derive(Deserialize, Default)]
+struct SentenceConfig {
+    max_seq_length: Option<usize>,
+    #[serde(default)]
+    do_lower_case: bool,
+}
+
+#[derive(Deserialize, Default)]
+struct TokenizerConfig {
+    /// "No limit" is written as a float near 1e30.
+    model_max_length: Option<f64>,
+    pad_token: Option<Value>,
+    truncation_side: Option<String>,
+}
+
+impl Tokenizer {
+    /// Loads `tokenizer.json` in `dir`.
+    ///
+    /// The most tokens a text may have, special tokens included, is `max_seq_length` of `sentence_bert_config.json`,
+    /// else `model_max_length` of `tokenizer_config.json`; in each case no more than the model has positions for. The
+    /// padding id is that of `pad_token` in `tokenizer_config.json`, else `tokenizer.json`'s, else `config.json`'s.
+    pub fn from_dir(dir: impl AsRef<Path>, config: &ModelConfig) -> Result<Self, LoadError> {
+        let dir = dir.as_ref();
+        let path = dir.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => LoadError::Missing {
+                path: path.clone(),
+                next: "write it with `python -c \"from transformers import AutoTokenizer; \
+                       AutoTokenizer.from_pretrained('.').save_pretrained('.')\"` in that folder"
+                    .to_owned(),
+            },
+            _ => LoadError::Read { path: path.clone(), source },
+        })?;
+        let failed = |source| LoadError::Tokenizer { path: path.clone(), source };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
+        let settings: TokenizerConfig = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+        let sentence = SENTENCE_CONFIGS
+            .iter()
+            .find_map(|name| read_json::<SentenceConfig>(&dir.join(name)).transpose())
+            .transpose()?
+            .unwrap_or_default();
+
+        let pad_token = settings.pad_token.as_ref().and_then(|token| match token {
+            Value::String(text) => Some(text.as_str()),
+            other => other.get("content").and_then(Value::as_str),
+        });
+        let pad_id = pad_token
+            .and_then(|token| inner.token_to_id(token))
+            .or_else(|| inner.get_padding().map(|padding| padding.pad_id))
+            .unwrap_or(config.pad_id);
+        let model_max = settings.model_max_length.filter(|max| *max >= 1.0).map_or(usize::MAX, |max| max as usize);
+        let max_tokens = sentence.max_seq_length.unwrap_or(model_max).min(config.max_tokens());
+        let special = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        if max_tokens <= special {
+            let reason = format!("a text may have {max_tokens} tokens, of which {special} are special: nothing is left");
+            return Err(LoadError::config(&path, reason));
+        }
+        if sentence.do_lower_case {
+            lowercase_first(&mut inner).map_err(failed)?;
+        }
+        let direction = match settings.truncation_side.as_deref() {
+            Some("left") => TruncationDirection::Left,
+            _ => TruncationDirection::Right,
+        };
+        let truncation = TruncationParams { max_length: max_tokens, direction, ..TruncationParams::default() };
+        inner.with_padding(None).with_truncation(Some(truncation)).map_err(failed)?;
+        Ok(Self { inner, path, max_tokens, pad_id })
+    }
+
+    /// Tokenizes the texts, each truncated, none padded, in the order given.
+    pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Tokens>, LoadError> {
+        let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+        let encodings = self
+            .inner
+            .encode_batch_fast(texts, true)
+            .map_err(|source| LoadError::Tokenizer { path: self.path.clone(), source })?;
+        let tokens = |e: &tokenizers::Encoding| Tokens {
+            ids: e.get_ids().to_vec(),
+            type_ids: e.get_type_ids().to_vec(),
+        };
+        Ok(encodings.iter().map(tokens).collect())
+    }
+
+    /// The most tokens of a text that the model gets to see, special tokens included.
+    #[must_use]
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// The id that pads a batch.
+    #[must_use]
+    pub fn pad_id(&self) -> u32 {
+        self.pad_id
+    }
+
+    /// Whether an id is a special token such as `[SEP]`.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+    }
+}
+
+/// As sentence-transformers does for `do_lower_case`: before whatever normalizer there is, unless one lowercases already.
+fn lowercase_first(tokenizer: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
+    use tokenizers::normalizers::{Lowercase, Sequence};
+
+    let mut chain = vec![NormalizerWrapper::from(Lowercase)];
+    match tokenizer.get_normalizer() {
+        Some(normalizer) if lowercases(normalizer) => return Ok(()),
+        Some(NormalizerWrapper::Sequence(sequence)) => chain.extend(sequence.as_ref().iter().cloned()),
+        Some(other) => chain.push(other.clone()),
+        None => {}
+    }
+    tokenizer.with_normalizer(Some(Sequence::new(chain)))?;
+    Ok(())
+}
+
+fn lowercases(normalizer: &NormalizerWrapper) -> bool {
+    match normalizer {
+        NormalizerWrapper::BertNormalizer(bert) => bert.lowercase,
+        NormalizerWrapper::Lowercase(_) => true,
+        NormalizerWrapper::Sequence(sequence) => sequence.as_ref().iter().any(lowercases),
+        _ => false,
+    }
+}
