@@ -8,7 +8,8 @@ use anstyle::{AnsiColor, Style};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use indicatif::{ProgressBar, ProgressStyle};
-use trt_compiler::{Observer, Outcome, Plan, Provenance, Step, human_bytes};
+use model_store::human_size;
+use trt_compiler::{Observer, Outcome, Plan, Provenance, Step};
 
 /// Green: a step that went well.
 pub(crate) const GOOD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
@@ -99,9 +100,9 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
     let measured = &outcome.evidence.verdict.comparison;
     for (step, took) in &outcome.steps {
         let (size, result) = match step {
-            Step::Source => (human_bytes(export.weight_bytes), source(&outcome.evidence.source)),
+            Step::Source => (human_size(export.weight_bytes), source(&outcome.evidence.source)),
             Step::Export => (
-                human_bytes(export.onnx_bytes as u64),
+                human_size(export.onnx_bytes as u64),
                 format!("{} in {}, opset {}", export.model_type, export.precision, export.opset),
             ),
             Step::Check => (
@@ -119,14 +120,14 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
                 )
             }
             Step::Engine => outcome.engine.as_ref().map_or((String::new(), String::new()), |engine| {
-                let peak = human_bytes(engine.facts.peak_memory_bytes);
+                let peak = human_size(engine.facts.peak_memory_bytes);
                 (
-                    human_bytes(engine.facts.plan_bytes),
+                    human_size(engine.facts.plan_bytes),
                     format!("tensorrt-rtx {}, peak memory {peak}", engine.facts.version),
                 )
             }),
             Step::Publish => {
-                (human_bytes(outcome.published.bytes), outcome.published.path.display().to_string())
+                (human_size(outcome.published.bytes), outcome.published.path.display().to_string())
             }
         };
         table.add_row([step.to_string(), size, seconds(*took), result]);
@@ -149,7 +150,7 @@ pub(crate) fn plan(plan: &Plan, engine: bool) -> String {
         format!("source     {} ({}, {} files)", source(&plan.source), export.model_type, plan.files.len()),
         format!(
             "export     model.onnx {}, {}, opset {}, {} nodes, gives {}",
-            human_bytes(export.onnx_bytes as u64),
+            human_size(export.onnx_bytes as u64),
             export.precision,
             export.opset,
             export.nodes,

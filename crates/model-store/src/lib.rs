@@ -37,6 +37,7 @@ mod error;
 mod hash;
 mod history;
 mod holder;
+mod human;
 mod layout;
 mod legacy;
 mod list;
@@ -59,6 +60,7 @@ pub use digest::{Digest, DigestError, checksum_of_listing};
 pub use error::StoreError;
 pub use history::{Action, Record};
 pub use holder::Holder;
+pub use human::human_size;
 pub use list::{AgentEntry, StagingEntry};
 pub use manifest::{CHECKSUM_ALGORITHM, FORMAT, FileEntry, Generation, LinkEntry, Manifest};
 pub use names::{

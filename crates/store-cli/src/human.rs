@@ -1,24 +1,7 @@
-//! Sizes, ages and tables as people read them.
+//! Ages, counts and tables as people read them.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
-
-/// A size in decimal units with at most one digit behind the point: `512 B`, `31 KB`, `0.9 MB`, `16.1 GB`.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [(u64, &str); 4] =
-        [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "KB")];
-    // A unit is used from a tenth of it on, but for kilobytes: bytes are exact.
-    let unit = UNITS.iter().find(|(unit, name)| match *name {
-        "KB" => bytes >= *unit,
-        _ => bytes >= unit / 10,
-    });
-    let Some((unit, name)) = unit else { return format!("{bytes} B") };
-    let tenths = (bytes + unit / 20) / (unit / 10);
-    match (tenths / 10, tenths % 10) {
-        (whole, _) if whole >= 10 && *name == "KB" => format!("{} KB", (bytes + 500) / 1000),
-        (whole, tenth) => format!("{whole}.{tenth} {name}"),
-    }
-}
 
 /// The time since then, in its largest unit: `45s`, `2m`, `26h`, `9d`. `-` where it is not known.
 pub(crate) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
@@ -58,28 +41,6 @@ pub(crate) fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        let rows = [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.0 KB"),
-            (9_949, "9.9 KB"),
-            (31_200, "31 KB"),
-            (99_999, "100 KB"),
-            (100_000, "0.1 MB"),
-            (850_001, "0.9 MB"),
-            (90_868_376, "90.9 MB"),
-            (99_999_999, "100.0 MB"),
-            (100_000_000, "0.1 GB"),
-            (16_060_522_240, "16.1 GB"),
-            (u64::MAX / 20, "922337.2 TB"),
-        ];
-        for (bytes, expected) in rows {
-            assert_eq!(size(bytes), expected, "{bytes}");
-        }
-    }
 
     #[test]
     fn ages() {

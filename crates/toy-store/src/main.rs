@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use model_store::{ModelStore, exit};
+use model_store::{ModelStore, exit, human_size};
 use serde_json::json;
 use toy_store::{ALIAS, DEFAULT_SEED, Kind, Outcome, PublishedToy, ToyError};
 
@@ -103,7 +103,7 @@ fn as_table(store: &ModelStore, rows: &[PublishedToy]) -> String {
             row.version.to_string(),
             row.kind.to_owned(),
             row.files.to_string(),
-            size(row.bytes),
+            human_size(row.bytes),
             row.checksum.to_string().chars().take(12).collect(),
             state.to_owned(),
         ]
@@ -124,14 +124,8 @@ fn as_table(store: &ModelStore, rows: &[PublishedToy]) -> String {
     text.push_str(&format!(
         "{ALIAS} → {}\n\n{} in {}\nnext: cargo run -p build-engine -- --agent analyst --precision fp16\n",
         Kind::Synthesizer.agent(),
-        size(total),
+        human_size(total),
         store.root().display(),
     ));
     text
-}
-
-/// Bytes for people: `0.9 MB`.
-#[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-fn size(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
 }

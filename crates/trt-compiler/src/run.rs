@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use model_loader::{Reference, TokenBatch};
-use model_store::{Digest, FileEntry, FinalizeOptions, PayloadPath, Progress, Published, Staging};
+use model_store::{
+    Digest, FileEntry, FinalizeOptions, PayloadPath, Progress, Published, Staging, human_size,
+};
 use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Precision};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -16,7 +18,6 @@ use crate::engine::{self, EngineRequest, InputShape, Tf32};
 use crate::error::CompileError;
 use crate::evidence::{self, EngineDescription, Evidence, Provenance};
 use crate::gate::{Gate, Verdict};
-use crate::human::human_bytes;
 use crate::interrupt::Interrupt;
 use crate::job::{EngineWish, Job, ModelSource, Plan, plan};
 use crate::observer::{Observer, Step};
@@ -138,7 +139,7 @@ impl Run<'_> {
         };
         let bytes = entries.iter().map(|entry| entry.size).sum();
         let summary =
-            format!("{source} ({}, {} files, {})", plan.export.model_type, entries.len(), human_bytes(bytes));
+            format!("{source} ({}, {} files, {})", plan.export.model_type, entries.len(), human_size(bytes));
         Ok((entries, summary))
     }
 
@@ -146,10 +147,10 @@ impl Run<'_> {
         staging.write(&payload_path(GRAPH)?, &plan.exported.onnx)?;
         let summary = format!(
             "{GRAPH} {}, {}, {} nodes; weights stay where they are ({})",
-            human_bytes(plan.exported.onnx.len() as u64),
+            human_size(plan.exported.onnx.len() as u64),
             plan.export.precision,
             plan.export.nodes,
-            human_bytes(plan.export.weight_bytes)
+            human_size(plan.export.weight_bytes)
         );
         Ok(((), summary))
     }
@@ -313,7 +314,7 @@ impl Run<'_> {
             sms.join(" "),
             plan.profile.batch,
             plan.profile.sequence,
-            human_bytes(description.facts.plan_bytes)
+            human_size(description.facts.plan_bytes)
         );
         Ok(((description, path), summary))
     }
@@ -337,7 +338,7 @@ impl Run<'_> {
             published.agent,
             published.version,
             published.files,
-            human_bytes(published.bytes)
+            human_size(published.bytes)
         );
         Ok((published, summary))
     }

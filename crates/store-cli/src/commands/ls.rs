@@ -99,7 +99,7 @@ impl Row {
     }
 
     fn cells(&self, now: Timestamp) -> Vec<String> {
-        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), human::size);
+        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), model_store::human_size);
         let current = self.current.as_ref().map_or("-", VersionName::as_str);
         vec![
             self.agent.to_string(),

@@ -122,7 +122,7 @@ fn size_of(folder: &Path) -> u64 {
 fn print(published: &Published) -> anyhow::Result<()> {
     let Published { agent, version, checksum, path, previous, activated, files, bytes } = published;
     let mut out = out::stdout();
-    let (files, bytes) = (human::count(*files, "file"), human::size(*bytes));
+    let (files, bytes) = (human::count(*files, "file"), model_store::human_size(*bytes));
     writeln!(
         out,
         "{} {agent}/{version}   {files}, {bytes}, checksum {checksum}",

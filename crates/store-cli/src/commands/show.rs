@@ -82,11 +82,11 @@ fn print(found: &Current, is_current: bool) -> anyhow::Result<()> {
     if manifest.files.is_empty() {
         return Ok(());
     }
-    let total = human::size(manifest.size_bytes());
+    let total = model_store::human_size(manifest.size_bytes());
     writeln!(out, "  payload    {}, {total}", human::count(manifest.files.len(), "file"))?;
     let rows = manifest.files.iter().map(|file| {
         let digest = file.sha256.to_string();
-        vec![human::size(file.size), digest[..12].to_owned(), file.path.to_string()]
+        vec![model_store::human_size(file.size), digest[..12].to_owned(), file.path.to_string()]
     });
     for line in human::table(&["SIZE", "SHA-256", "PATH"], &[0], rows.collect()) {
         writeln!(out, "    {line}")?;

@@ -160,7 +160,11 @@ fn print(verdict: &Verdict) -> anyhow::Result<()> {
         writeln!(out, "{}  {name}   {error}", out::styled(out::ACT, "not verified"))?;
         return Ok(());
     }
-    let what = format!("{}, {}", human::count(verdict.files_checked, "file"), human::size(verdict.bytes));
+    let what = format!(
+        "{}, {}",
+        human::count(verdict.files_checked, "file"),
+        model_store::human_size(verdict.bytes)
+    );
     let legacy = if verdict.legacy { ", by the old helper's checksum" } else { "" };
     if verdict.ok {
         writeln!(out, "{}       {name}   {what}{legacy}", out::styled(out::OK, "ok"))?;
