@@ -41,7 +41,10 @@ impl AgentMap {
     pub fn read(path: &Path) -> Result<Option<Self>, LoadError> {
         let Some(map) = read_json::<Value>(path)? else { return Ok(None) };
         if !map.is_object() {
-            return Err(LoadError::config(path, "an agent map is a JSON object with `base_models` and `agents`"));
+            return Err(LoadError::config(
+                path,
+                "an agent map is a JSON object with `base_models` and `agents`",
+            ));
         }
         Ok(Some(Self { map }))
     }

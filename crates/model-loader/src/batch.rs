@@ -56,8 +56,13 @@ impl TokenBatch {
     {
         let texts = texts.into_iter();
         let seq = texts.clone().map(Tokens::len).max().unwrap_or_default().max(1);
-        let mut batch =
-            Self { rows: texts.clone().count(), seq, ids: Vec::new(), mask: Vec::new(), type_ids: Vec::new() };
+        let mut batch = Self {
+            rows: texts.clone().count(),
+            seq,
+            ids: Vec::new(),
+            mask: Vec::new(),
+            type_ids: Vec::new(),
+        };
         for (row, text) in (1..).zip(texts) {
             batch.ids.extend(&text.ids);
             batch.type_ids.extend(&text.type_ids);
@@ -86,7 +91,9 @@ impl TokenBatch {
             )));
         }
         if let Some(bad) = mask.iter().find(|m| **m > 1) {
-            return Err(LoadError::Tokens(format!("the mask holds {bad}; it is 1 for a token and 0 for padding")));
+            return Err(LoadError::Tokens(format!(
+                "the mask holds {bad}; it is 1 for a token and 0 for padding"
+            )));
         }
         Ok(Self { rows, seq, ids, mask, type_ids })
     }

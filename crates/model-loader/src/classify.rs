@@ -106,7 +106,11 @@ impl TextClassifier {
     fn predict(&self, mut scores: Vec<f32>) -> Prediction {
         match self.encoder.config().scoring {
             Scoring::Softmax => softmax(&mut scores, 1.0),
-            Scoring::Sigmoid => scores.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
+            Scoring::Sigmoid => {
+                for x in &mut scores {
+                    *x = 1.0 / (1.0 + (-*x).exp());
+                }
+            }
             Scoring::Identity => {}
         }
         let best = (1..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best });
@@ -135,7 +139,7 @@ impl TextClassifier {
 impl Head {
     fn load(config: &ModelConfig, weights: &Weights) -> Result<Self, LoadError> {
         let (hidden, labels) = (config.hidden, config.labels.len());
-        let eps = config.layer_norm_eps as f32;
+        let eps = config.layer_norm_eps;
         let encoder = Scope { weights, prefix: prefix(weights, config.family), eps };
         let top = Scope { weights, prefix: "", eps };
         Ok(match config.family {
@@ -152,7 +156,8 @@ impl Head {
 
     fn run(&self, hidden: &Hidden) -> candle_core::Result<Vec<Vec<f32>>> {
         let row = hidden.seq * hidden.width;
-        let first: Vec<f32> = hidden.values.chunks_exact(row).flat_map(|row| &row[..hidden.width]).copied().collect();
+        let first: Vec<f32> =
+            hidden.values.chunks_exact(row).flat_map(|row| &row[..hidden.width]).copied().collect();
         let first = Tensor::from_vec(first, (hidden.rows, hidden.width), &Device::Cpu)?;
         self.output.forward(&self.dense.forward(&first, Some(Activation::Tanh))?, None)?.to_vec2()
     }

@@ -9,14 +9,14 @@ use serde::de::DeserializeOwned;
 use crate::LoadError;
 
 /// The kinds of encoder this crate runs.
-pub const SUPPORTED_MODEL_TYPES: &str = "bert, roberta, xlm-roberta";
+pub const SUPPORTED_MODEL_TYPES: &str = "bert, roberta, xlm-roberta, camembert";
 
 /// A family of encoders: they differ in position ids, in the classification head and in the names' prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
     /// `model_type` `bert`.
     Bert,
-    /// `model_type` `roberta` or `xlm-roberta`, which are one architecture.
+    /// `model_type` `roberta`, `xlm-roberta` or `camembert`, which are one architecture.
     Roberta,
 }
 
@@ -71,7 +71,7 @@ pub struct ModelConfig {
     /// Its activation.
     pub activation: Activation,
     /// Added to the variance in each layer norm.
-    pub layer_norm_eps: f64,
+    pub layer_norm_eps: f32,
     /// Rows of the position embedding; see [`max_tokens`](Self::max_tokens).
     pub max_positions: usize,
     /// Rows of the token type embedding.
@@ -140,7 +140,7 @@ struct Raw {
     num_attention_heads: Option<usize>,
     intermediate_size: Option<usize>,
     hidden_act: Option<String>,
-    layer_norm_eps: Option<f64>,
+    layer_norm_eps: Option<f32>,
     max_position_embeddings: Option<usize>,
     type_vocab_size: Option<usize>,
     pad_token_id: Option<u32>,
@@ -160,13 +160,12 @@ impl Raw {
             found: found.to_owned(),
             supported,
         };
-        let model_type = self
-            .model_type
-            .clone()
-            .ok_or_else(|| LoadError::config(&path, "`model_type` is missing: which architecture is this?"))?;
+        let model_type = self.model_type.clone().ok_or_else(|| {
+            LoadError::config(&path, "`model_type` is missing: which architecture is this?")
+        })?;
         let family = match model_type.as_str() {
             "bert" => Family::Bert,
-            "roberta" | "xlm-roberta" => Family::Roberta,
+            "roberta" | "xlm-roberta" | "camembert" => Family::Roberta,
             other => return Err(unsupported("model_type", other, SUPPORTED_MODEL_TYPES)),
         };
         let position = self.position_embedding_type.as_deref().unwrap_or("absolute");
@@ -252,13 +251,17 @@ impl Raw {
                 LoadError::config(path, reason)
             })? = Some(label.clone());
         }
-        labels.into_iter().collect::<Option<_>>().ok_or_else(|| LoadError::config(path, "`id2label` repeats a key"))
+        labels
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or_else(|| LoadError::config(path, "`id2label` repeats a key"))
     }
 }
 
 impl Activation {
     /// The values of `hidden_act` that work.
-    pub const SUPPORTED: &str = "gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, swish, tanh";
+    pub const SUPPORTED: &str =
+        "gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, swish, tanh";
 
     fn from_name(name: &str) -> Option<Self> {
         Some(match name {

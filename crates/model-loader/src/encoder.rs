@@ -60,10 +60,11 @@ impl Encoder {
 
     pub(crate) fn load(config: ModelConfig, weights: &Weights) -> Result<Self, LoadError> {
         let ModelConfig { hidden, intermediate, .. } = config;
-        let scope = Scope { weights, prefix: prefix(weights, config.family), eps: config.layer_norm_eps as f32 };
+        let scope = Scope { weights, prefix: prefix(weights, config.family), eps: config.layer_norm_eps };
         let layer = |index: usize| {
             let name = |part: &str| format!("encoder.layer.{index}.{part}");
-            let [query, key, value] = ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
+            let [query, key, value] =
+                ["query", "key", "value"].map(|part| name(&format!("attention.self.{part}")));
             Ok(Layer {
                 qkv: scope.linear(&[&query, &key, &value], hidden, hidden)?,
                 out: scope.linear(&[&name("attention.output.dense")], hidden, hidden)?,
@@ -75,8 +76,10 @@ impl Encoder {
         };
         Ok(Self {
             words: scope.vector("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?,
-            positions: scope.vector("embeddings.position_embeddings.weight", &[config.max_positions, hidden])?,
-            types: scope.vector("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, hidden])?,
+            positions: scope
+                .vector("embeddings.position_embeddings.weight", &[config.max_positions, hidden])?,
+            types: scope
+                .vector("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, hidden])?,
             norm: scope.norm("embeddings.LayerNorm", hidden)?,
             layers: (0..config.num_layers).map(layer).collect::<Result<_, LoadError>>()?,
             config,
@@ -108,7 +111,10 @@ impl Encoder {
         let ModelConfig { vocab_size, type_vocab_size, .. } = self.config;
         let max = self.config.max_tokens();
         if batch.seq() > max {
-            return Err(LoadError::Tokens(format!("{} tokens where it has positions for {max}", batch.seq())));
+            return Err(LoadError::Tokens(format!(
+                "{} tokens where it has positions for {max}",
+                batch.seq()
+            )));
         }
         if let Some(id) = batch.ids().iter().find(|id| **id as usize >= vocab_size) {
             return Err(LoadError::Tokens(format!(
@@ -126,7 +132,9 @@ impl Encoder {
     fn embed(&self, batch: &TokenBatch) -> Vec<f32> {
         let width = self.config.hidden;
         let mut out = Vec::with_capacity(batch.ids().len() * width);
-        for (row, types) in batch.ids().chunks_exact(batch.seq()).zip(batch.type_ids().chunks_exact(batch.seq())) {
+        for (row, types) in
+            batch.ids().chunks_exact(batch.seq()).zip(batch.type_ids().chunks_exact(batch.seq()))
+        {
             let mut seen = 0;
             for (index, (id, type_id)) in row.iter().zip(types).enumerate() {
                 // RoBERTa counts the tokens that are not padding, from pad_id + 1 on, goes by the ids and not by the
@@ -141,7 +149,8 @@ impl Encoder {
                 };
                 let at = out.len();
                 let word = row_of(&self.words, *id as usize, width).iter();
-                let others = row_of(&self.types, type_id, width).iter().zip(row_of(&self.positions, position, width));
+                let others =
+                    row_of(&self.types, type_id, width).iter().zip(row_of(&self.positions, position, width));
                 out.extend(word.zip(others).map(|(word, (kind, position))| word + kind + position));
                 self.norm.apply(&mut out[at..]);
             }
@@ -159,7 +168,11 @@ impl Layer {
         let qkv = qkv.reshape((rows, seq, 3, heads, width))?.permute((2, 0, 3, 1, 4))?.contiguous()?;
         let part = |index| qkv.get(index)?.reshape((rows * heads, seq, width));
         let scores = part(0)?.matmul(&part(1)?.transpose(1, 2)?)?;
-        scores.inplace_op1(&MaskedSoftmax { mask: batch.mask(), heads, scale: 1.0 / (width as f32).sqrt() })?;
+        scores.inplace_op1(&MaskedSoftmax {
+            mask: batch.mask(),
+            heads,
+            scale: 1.0 / (width as f32).sqrt(),
+        })?;
         let context = scores.matmul(&part(2)?)?.reshape((rows, heads, seq, width))?.transpose(1, 2)?;
 
         let attended = self.out.product(&context.reshape((rows * seq, config.hidden))?)?;

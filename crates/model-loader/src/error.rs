@@ -164,10 +164,11 @@ impl LoadError {
             Self::Store(error) => error.exit_code(),
             Self::NotFound { .. } | Self::Missing { .. } => exit::NOT_FOUND,
             Self::Name { .. } => exit::USAGE,
-            Self::Json { .. } | Self::Config { .. } | Self::Weights { .. } | Self::Tensor { .. } => exit::CORRUPT,
-            Self::Strict { .. } | Self::Pickle { .. } => exit::REFUSED,
+            Self::Json { .. } | Self::Config { .. } | Self::Weights { .. } | Self::Tensor { .. } => {
+                exit::CORRUPT
+            }
+            Self::Strict { .. } | Self::Pickle { .. } | Self::Unsupported { .. } => exit::REFUSED,
             Self::Read { .. }
-            | Self::Unsupported { .. }
             | Self::Tokenizer { .. }
             | Self::Tokens(_)
             | Self::NotFinite { .. }

@@ -41,7 +41,9 @@ pub fn find_in(cache: &Path, model_id: &str, revision: &str) -> Result<Option<Ca
     let reference = repository.join("refs").join(revision);
     let commit = match std::fs::read_to_string(&reference) {
         Ok(commit) => commit.trim().to_owned(),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => revision.to_owned(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            revision.to_owned()
+        }
         Err(source) => return Err(LoadError::Read { path: reference, source }),
     };
     if !is_commit(&commit) {
@@ -102,7 +104,9 @@ fn check_model_id(model_id: &str) -> Result<(), LoadError> {
 }
 
 fn check_revision(revision: &str) -> Result<(), LoadError> {
-    let part = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(|c: char| c.is_control() || c == '\\');
+    let part = |part: &str| {
+        !matches!(part, "" | "." | "..") && !part.contains(|c: char| c.is_control() || c == '\\')
+    };
     if revision.len() <= 255 && revision.split('/').all(part) {
         return Ok(());
     }

@@ -26,7 +26,9 @@ impl InplaceOp1 for Bias<'_> {
             }
             match self.activation {
                 None => {}
-                Some(Activation::Gelu) => each(row, |x| 0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))),
+                Some(Activation::Gelu) => {
+                    each(row, |x| 0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2)))
+                }
                 Some(Activation::GeluTanh) => each(row, |x| {
                     let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
                     0.5 * x * (1.0 + inner.tanh())
@@ -57,15 +59,23 @@ impl InplaceOp2 for AddNorm<'_> {
         "add-norm"
     }
 
-    fn cpu_fwd(&self, dst: &mut CpuStorage, layout: &Layout, residual: &CpuStorage, other: &Layout) -> Result<()> {
+    fn cpu_fwd(
+        &self,
+        dst: &mut CpuStorage,
+        layout: &Layout,
+        residual: &CpuStorage,
+        other: &Layout,
+    ) -> Result<()> {
         let width = self.bias.len();
         let residual = floats(residual, other)?;
-        floats_mut(dst, layout)?.par_chunks_mut(width).zip(residual.par_chunks(width)).for_each(|(row, residual)| {
-            for ((x, bias), r) in row.iter_mut().zip(self.bias).zip(residual) {
-                *x += bias + r;
-            }
-            self.norm.apply(row);
-        });
+        floats_mut(dst, layout)?.par_chunks_mut(width).zip(residual.par_chunks(width)).for_each(
+            |(row, residual)| {
+                for ((x, bias), r) in row.iter_mut().zip(self.bias).zip(residual) {
+                    *x += bias + r;
+                }
+                self.norm.apply(row);
+            },
+        );
         Ok(())
     }
 }

@@ -42,6 +42,7 @@ impl Default for Pooling {
 
 /// The older schema has a flag per mode, the newer one names them.
 #[derive(Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of a file format")]
 struct Raw {
     #[serde(alias = "embedding_dimension")]
     word_embedding_dimension: Option<usize>,
@@ -154,7 +155,8 @@ impl PoolingMode {
     fn pool(self, tokens: &[(usize, &[f32])], width: usize) -> Vec<f32> {
         // sentence-transformers' guard against a division by 0.
         const TINY: f32 = 1e-9;
-        let only = |token: Option<&(usize, &[f32])>| token.map_or(vec![0.0; width], |(_, vector)| vector.to_vec());
+        let only =
+            |token: Option<&(usize, &[f32])>| token.map_or(vec![0.0; width], |(_, vector)| vector.to_vec());
         let weighted = |weight: fn(usize) -> f32, divisor: fn(f32) -> f32| {
             let mut sum = vec![0.0; width];
             let mut total = 0.0;
@@ -166,7 +168,9 @@ impl PoolingMode {
                 }
             }
             let divisor = divisor(total.max(TINY));
-            sum.iter_mut().for_each(|x| *x /= divisor);
+            for x in &mut sum {
+                *x /= divisor;
+            }
             sum
         };
         match self {
@@ -189,5 +193,7 @@ impl PoolingMode {
 /// Scales a vector to length 1, as `torch.nn.functional.normalize` does: a length below 1e-12 counts as 1e-12.
 pub(crate) fn normalize(vector: &mut [f32]) {
     let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
-    vector.iter_mut().for_each(|x| *x /= length);
+    for x in vector {
+        *x /= length;
+    }
 }

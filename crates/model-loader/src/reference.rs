@@ -82,7 +82,7 @@ impl Reference {
         let dir = dir.as_ref();
         let model = match head {
             Head::HiddenStates => {
-                Model::Hidden(Box::new(crate::sentence::load_both(dir, ModelConfig::from_dir(dir)?)?))
+                Model::Hidden(Box::new(crate::sentence::load_both(dir, &ModelConfig::from_dir(dir)?)?))
             }
             Head::SentenceEmbedding => Model::Sentence(Box::new(SentenceEmbedder::from_dir(dir)?)),
             Head::SequenceClassification => Model::Classifier(Box::new(TextClassifier::from_dir(dir)?)),

@@ -43,7 +43,11 @@ impl Strictness {
     #[must_use]
     pub fn from_value(value: &str) -> Self {
         let truthy = ["1", "true", "yes", "on"];
-        if truthy.iter().any(|word| value.trim().eq_ignore_ascii_case(word)) { Self::Strict } else { Self::Lenient }
+        if truthy.iter().any(|word| value.trim().eq_ignore_ascii_case(word)) {
+            Self::Strict
+        } else {
+            Self::Lenient
+        }
     }
 }
 
@@ -155,7 +159,7 @@ pub fn load<T>(
     mut load: impl FnMut(&Path) -> Result<T, LoadError>,
 ) -> Result<(T, ResolvedModel), LoadError> {
     let strict = options.strictness == Strictness::Strict;
-    let places: [fn(&str, &ResolveOptions) -> Result<Found, LoadError>; 3] = [in_store, in_folder, in_hub_cache];
+    let places: [Place; 3] = [in_store, in_folder, in_hub_cache];
     let mut searched = Vec::new();
     let mut first_failure = None;
     for place in &places[..if strict { 1 } else { places.len() }] {
@@ -174,7 +178,12 @@ pub fn load<T>(
                 }
             },
             Ok(Found::Absent { missing, .. }) if strict => {
-                return Err(LoadError::Strict { agent: agent.to_owned(), store: root(options), missing, source: None });
+                return Err(LoadError::Strict {
+                    agent: agent.to_owned(),
+                    store: root(options),
+                    missing,
+                    source: None,
+                });
             }
             Ok(Found::Absent { path, missing }) => {
                 tracing::warn!(agent, path = %path.display(), cause = missing, "no model here; looking elsewhere");
@@ -185,7 +194,12 @@ pub fn load<T>(
             Err(error) if strict => {
                 let missing = "it could not be read".to_owned();
                 let source = Some(Box::new(error));
-                return Err(LoadError::Strict { agent: agent.to_owned(), store: root(options), missing, source });
+                return Err(LoadError::Strict {
+                    agent: agent.to_owned(),
+                    store: root(options),
+                    missing,
+                    source,
+                });
             }
             Err(error) => {
                 let path = root(options);
@@ -202,10 +216,16 @@ pub fn load<T>(
     }))
 }
 
+/// A place to look: the agent and what is asked for, to what was found there.
+type Place = fn(&str, &ResolveOptions) -> Result<Found, LoadError>;
+
 enum Found {
     Model(ResolvedModel),
     /// The place and what it lacks.
-    Absent { path: PathBuf, missing: String },
+    Absent {
+        path: PathBuf,
+        missing: String,
+    },
     /// The options do not name such a place.
     NotAsked,
 }
@@ -259,6 +279,7 @@ fn within(version: &Path, options: &ResolveOptions) -> Result<Option<PathBuf>, L
     Ok([named, folder].into_iter().find(|path| is_model(path)))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "one signature for every place")]
 fn in_folder(agent: &str, options: &ResolveOptions) -> Result<Found, LoadError> {
     let Some(path) = options.folder.clone() else { return Ok(Found::NotAsked) };
     if !is_model(&path) {
@@ -275,17 +296,13 @@ fn in_hub_cache(agent: &str, options: &ResolveOptions) -> Result<Found, LoadErro
         Some(cache) => hub_cache::find_in(cache, &model_id, revision(options))?,
         None => None,
     };
-    Ok(match found {
-        Some(CachedSnapshot { path, commit }) => {
-            let source = Source::HubCache { model_id, commit };
-            Found::Model(ResolvedModel { agent: agent.to_owned(), path, source, _held: None })
-        }
-        None => {
-            let path = cache.unwrap_or_default();
-            let missing = format!("the Hub cache {}: no {model_id} at {}", path.display(), revision(options));
-            Found::Absent { path, missing }
-        }
-    })
+    let Some(CachedSnapshot { path, commit }) = found else {
+        let path = cache.unwrap_or_default();
+        let missing = format!("the Hub cache {}: no {model_id} at {}", path.display(), revision(options));
+        return Ok(Found::Absent { path, missing });
+    };
+    let source = Source::HubCache { model_id, commit };
+    Ok(Found::Model(ResolvedModel { agent: agent.to_owned(), path, source, _held: None }))
 }
 
 fn root(options: &ResolveOptions) -> PathBuf {

@@ -63,11 +63,13 @@ impl SentenceEmbedder {
         let pooling = modules.pooling(&config)?;
         let prompts_path = dir.join("config_sentence_transformers.json");
         let prompts: Prompts = read_json(&prompts_path)?.unwrap_or_default();
-        if let Some(name) = prompts.default_prompt_name.as_ref().filter(|name| !prompts.prompts.contains_key(*name)) {
+        if let Some(name) =
+            prompts.default_prompt_name.as_ref().filter(|name| !prompts.prompts.contains_key(*name))
+        {
             let reason = format!("`default_prompt_name` is `{name}`, which is not among its `prompts`");
             return Err(LoadError::config(&prompts_path, reason));
         }
-        let (tokenizer, encoder) = load_both(&modules.transformer, config)?;
+        let (tokenizer, encoder) = load_both(&modules.transformer, &config)?;
         Ok(Self { encoder, tokenizer, pooling, normalize: modules.normalize, prompts, resolved: None })
     }
 
@@ -100,7 +102,8 @@ impl SentenceEmbedder {
         let (tokens, prompt_tokens) = if prompt.is_empty() {
             (self.tokenizer.encode_batch(texts)?, 0)
         } else {
-            let prompted: Vec<String> = texts.iter().map(|text| format!("{prompt}{}", text.as_ref())).collect();
+            let prompted: Vec<String> =
+                texts.iter().map(|text| format!("{prompt}{}", text.as_ref())).collect();
             (self.tokenizer.encode_batch(&prompted)?, self.prompt_tokens(prompt)?)
         };
         let mut vectors = vec![Vec::new(); tokens.len()];
@@ -129,7 +132,9 @@ impl SentenceEmbedder {
         let hidden = self.encoder.forward(batch)?;
         let mut vectors = self.pooling.pool(&hidden, batch.mask(), prompt_tokens);
         if self.normalize {
-            vectors.iter_mut().for_each(|vector| normalize(vector));
+            for vector in &mut vectors {
+                normalize(vector);
+            }
         }
         Ok(vectors)
     }
@@ -205,7 +210,10 @@ impl Modules {
         };
         let (mut transformer, mut pooling, mut normalize) = (None, None, false);
         for module in &modules {
-            if !Path::new(&module.path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+            if !Path::new(&module.path)
+                .components()
+                .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+            {
                 let reason = format!("the module path `{}` leaves the model's folder", module.path);
                 return Err(LoadError::config(&path, reason));
             }
@@ -226,21 +234,26 @@ impl Modules {
                 }
             };
             if out_of_order {
-                let reason = format!("`{}` comes twice or out of order (Transformer, Pooling, Normalize)", module.class);
+                let reason = format!(
+                    "`{}` comes twice or out of order (Transformer, Pooling, Normalize)",
+                    module.class
+                );
                 return Err(LoadError::config(&path, reason));
             }
         }
         match (transformer, pooling) {
             (Some(transformer), Some(pooling)) => Ok(Self { transformer, pooling: Some(pooling), normalize }),
-            _ => Err(LoadError::config(&path, "a sentence embedder needs a Transformer and a Pooling module")),
+            _ => {
+                Err(LoadError::config(&path, "a sentence embedder needs a Transformer and a Pooling module"))
+            }
         }
     }
 }
 
 /// Loads tokenizer and encoder side by side: each takes about half of the time.
-pub(crate) fn load_both(dir: &Path, config: ModelConfig) -> Result<(Tokenizer, Encoder), LoadError> {
+pub(crate) fn load_both(dir: &Path, config: &ModelConfig) -> Result<(Tokenizer, Encoder), LoadError> {
     let (tokenizer, encoder) = rayon::join(
-        || Tokenizer::from_dir(dir, &config),
+        || Tokenizer::from_dir(dir, config),
         || Encoder::load(config.clone(), &Weights::open(dir)?),
     );
     Ok((tokenizer?, encoder?))

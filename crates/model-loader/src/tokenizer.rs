@@ -82,11 +82,19 @@ impl Tokenizer {
             .and_then(|token| inner.token_to_id(token))
             .or_else(|| inner.get_padding().map(|padding| padding.pad_id))
             .unwrap_or(config.pad_id);
-        let model_max = settings.model_max_length.filter(|max| *max >= 1.0).map_or(usize::MAX, |max| max as usize);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at least 1, and a float past the largest integer becomes that"
+        )]
+        let model_max =
+            settings.model_max_length.filter(|max| *max >= 1.0).map_or(usize::MAX, |max| max as usize);
         let max_tokens = sentence.max_seq_length.unwrap_or(model_max).min(config.max_tokens());
         let special = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         if max_tokens <= special {
-            let reason = format!("a text may have {max_tokens} tokens, of which {special} are special: nothing is left");
+            let reason = format!(
+                "a text may have {max_tokens} tokens, of which {special} are special: nothing is left"
+            );
             return Err(LoadError::config(&path, reason));
         }
         if sentence.do_lower_case {
@@ -96,7 +104,8 @@ impl Tokenizer {
             Some("left") => TruncationDirection::Left,
             _ => TruncationDirection::Right,
         };
-        let truncation = TruncationParams { max_length: max_tokens, direction, ..TruncationParams::default() };
+        let truncation =
+            TruncationParams { max_length: max_tokens, direction, ..TruncationParams::default() };
         inner.with_padding(None).with_truncation(Some(truncation)).map_err(failed)?;
         Ok(Self { inner, path, max_tokens, pad_id })
     }

@@ -98,7 +98,10 @@ impl Weights {
             .find_map(|shard| shard.header.info(name).map(|info| (shard, info)))
             .ok_or_else(|| error("is missing: these weights belong to another config.json".to_owned()))?;
         if info.shape != shape {
-            return Err(error(format!("has the shape {:?} where config.json asks for {shape:?}", info.shape)));
+            return Err(error(format!(
+                "has the shape {:?} where config.json asks for {shape:?}",
+                info.shape
+            )));
         }
         let width = match info.dtype {
             Dtype::F64 => 8,
@@ -121,7 +124,10 @@ impl Weights {
             at += bytes.len();
             let from = out.len();
             match info.dtype {
-                Dtype::F64 => out.extend(numbers(bytes, f64::from_le_bytes).map(|x| x as f32)),
+                Dtype::F64 => {
+                    #[expect(clippy::cast_possible_truncation, reason = "fp64 weights are rounded to fp32")]
+                    out.extend(numbers(bytes, f64::from_le_bytes).map(|x| x as f32));
+                }
                 Dtype::F32 => out.extend(numbers(bytes, f32::from_le_bytes)),
                 Dtype::F16 => out.extend(numbers(bytes, f16::from_le_bytes).map(f16::to_f32)),
                 _ => out.extend(numbers(bytes, bf16::from_le_bytes).map(bf16::to_f32)),
@@ -129,7 +135,9 @@ impl Weights {
             if !all_finite(&out[from..]) {
                 let index = out[first..].iter().position(|x| !x.is_finite()).unwrap_or_default();
                 let value = out[first + index];
-                return Err(error(format!("holds {value} at element {index}: the model is broken, fetch it again")));
+                return Err(error(format!(
+                    "holds {value} at element {index}: the model is broken, fetch it again"
+                )));
             }
         }
         Ok(())

@@ -12,18 +12,21 @@ pub(crate) enum Activation {
     GeluTanh,
     Relu,
     Silu,
+    Tanh,
 }
 
 impl Activation {
-    pub(crate) const SUPPORTED: &'static str = "gelu, gelu_new, gelu_pytorch_tanh, relu, silu, swish";
+    pub(crate) const SUPPORTED: &'static str =
+        "gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, swish, tanh";
 
     /// The function that `hidden_act` names.
     pub(crate) fn from_config(name: &str) -> Option<Self> {
         match name {
-            "gelu" => Some(Self::Gelu),
-            "gelu_new" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
+            "gelu" | "gelu_python" => Some(Self::Gelu),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
             "relu" => Some(Self::Relu),
             "silu" | "swish" => Some(Self::Silu),
+            "tanh" => Some(Self::Tanh),
             _ => None,
         }
     }
@@ -152,6 +155,7 @@ impl Graph<'_> {
     pub(crate) fn activation(&mut self, x: &Value, activation: Activation) -> Value {
         match activation {
             Activation::Relu => self.unary("Relu", x),
+            Activation::Tanh => self.unary("Tanh", x),
             Activation::Silu => {
                 let gate = self.unary("Sigmoid", x);
                 self.arithmetic("Mul", x, &gate)
