@@ -26,6 +26,7 @@
 
 mod folder;
 mod grammar;
+mod math;
 mod matrix;
 mod model;
 mod ops;

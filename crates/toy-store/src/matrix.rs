@@ -43,6 +43,14 @@ impl Matrix {
         Self { rows: self.rows, cols: self.cols, data }
     }
 
+    /// `self = f(self, other)`, element by element.
+    pub(crate) fn zip_assign(&mut self, other: &Self, f: impl Fn(f32, f32) -> f32) {
+        debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
+        for (a, b) in self.data.iter_mut().zip(&other.data) {
+            *a = f(*a, *b);
+        }
+    }
+
     pub(crate) fn add_assign(&mut self, other: &Self) {
         debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
         for (a, b) in self.data.iter_mut().zip(&other.data) {
@@ -74,16 +82,36 @@ impl Matrix {
     /// `self · other`, `[m, k] · [k, n] → [m, n]`.
     pub(crate) fn matmul(&self, other: &Self) -> Self {
         assert_eq!(self.cols, other.rows, "inner dimensions of a product");
-        let (inner, cols) = (self.cols, other.cols);
+        let panel = |first: usize, width: usize, panel: &mut [[f32; TILE_COLS]]| {
+            for (packed, row) in panel.iter_mut().zip(other.data.chunks_exact(other.cols)) {
+                packed[..width].copy_from_slice(&row[first..first + width]);
+            }
+        };
+        self.product(other.cols, panel)
+    }
+
+    /// `self · otherᵀ`, `[m, k] · [n, k]ᵀ → [m, n]`.
+    pub(crate) fn matmul_transposed(&self, other: &Self) -> Self {
+        assert_eq!(self.cols, other.cols, "inner dimensions of a product");
+        let panel = |first: usize, width: usize, panel: &mut [[f32; TILE_COLS]]| {
+            for column in 0..width {
+                for (packed, value) in panel.iter_mut().zip(other.row(first + column)) {
+                    packed[column] = *value;
+                }
+            }
+        };
+        self.product(other.rows, panel)
+    }
+
+    /// The product with a matrix of `cols` columns; `pack(first, width, panel)` copies `width` of them, row by row.
+    fn product(&self, cols: usize, pack: impl Fn(usize, usize, &mut [[f32; TILE_COLS]])) -> Self {
+        let inner = self.cols;
         let mut out = Self::zeros(self.rows, cols);
         let mut panel = vec![[0.0; TILE_COLS]; inner];
         for first_col in (0..cols).step_by(TILE_COLS) {
             let width = TILE_COLS.min(cols - first_col);
-            for (packed, row) in panel.iter_mut().zip(other.data.chunks_exact(cols)) {
-                packed[..width].copy_from_slice(&row[first_col..first_col + width]);
-            }
-            let mut first_row = 0;
-            while first_row < self.rows {
+            pack(first_col, width, &mut panel);
+            for first_row in (0..self.rows).step_by(TILE_ROWS) {
                 let height = TILE_ROWS.min(self.rows - first_row);
                 let left = &self.data[first_row * inner..(first_row + height) * inner];
                 let tile = if height == TILE_ROWS {
@@ -95,7 +123,6 @@ impl Matrix {
                     let start = (first_row + offset) * cols + first_col;
                     out.data[start..start + width].copy_from_slice(&values[..width]);
                 }
-                first_row += height;
             }
         }
         out

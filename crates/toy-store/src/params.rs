@@ -114,7 +114,7 @@ pub(crate) struct Schedule {
 
 /// A word is in few batches, so its row takes larger steps than what is in all of them.
 const WORD_TABLE: &str = "word_embeddings.weight";
-const WORD_TABLE_BOOST: f32 = 5.0;
+const WORD_TABLE_BOOST: f32 = 6.0;
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.98;
 const EPSILON: f32 = 1e-8;
@@ -129,6 +129,11 @@ impl Schedule {
 }
 
 impl Adam {
+    /// The number of updates so far.
+    pub(crate) fn steps(&self) -> usize {
+        self.step
+    }
+
     pub(crate) fn new(schedule: Schedule) -> Self {
         Self { moments: BTreeMap::new(), schedule, step: 0, decay1: 1.0, decay2: 1.0 }
     }

@@ -9,7 +9,7 @@ use crate::matrix::Matrix;
 pub(crate) struct Var(usize);
 
 /// Receives the gradient of an operation's output and adds to those of its inputs.
-type Backward = Box<dyn FnOnce(&Matrix, &mut Gradients)>;
+type Backward = Box<dyn FnOnce(Matrix, &mut Gradients)>;
 
 struct Node {
     value: Rc<Matrix>,
@@ -35,7 +35,7 @@ impl Tape {
     pub(crate) fn push(
         &mut self,
         value: Matrix,
-        backward: impl FnOnce(&Matrix, &mut Gradients) + 'static,
+        backward: impl FnOnce(Matrix, &mut Gradients) + 'static,
     ) -> Var {
         self.nodes.push(Node { value: Rc::new(value), backward: Some(Box::new(backward)) });
         Var(self.nodes.len() - 1)
@@ -52,7 +52,7 @@ impl Tape {
         for (index, node) in self.nodes.into_iter().enumerate().rev() {
             let Some(backward) = node.backward else { continue };
             if let Some(gradient) = gradients.0[index].take() {
-                backward(&gradient, &mut gradients);
+                backward(gradient, &mut gradients);
             }
         }
         gradients

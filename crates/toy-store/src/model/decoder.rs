@@ -1,4 +1,4 @@
-//! The Llama decoder: RMS norm, rotary positions, grouped-query attention, SwiGLU, tied embeddings.
+//! The Llama decoder: RMS norm, rotary positions, grouped-query attention, SwiGLU.
 
 use std::rc::Rc;
 
@@ -23,6 +23,7 @@ pub(crate) struct Decoder {
 }
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
 
 impl Decoder {
     /// Adds fresh parameters.
@@ -30,7 +31,8 @@ impl Decoder {
     pub(crate) fn init(&self, params: &mut Params, rng: &mut Rng) {
         let Self { hidden, intermediate, .. } = *self;
         let shared = self.key_value_heads * self.head_size();
-        params.normal(EMBEDDING, self.vocabulary, hidden, 0.1, rng);
+        params.normal(EMBEDDING, self.vocabulary, hidden, 1.0, rng);
+        params.normal(HEAD, self.vocabulary, hidden, 0.02, rng);
         for layer in 0..self.layers {
             let layer = format!("model.layers.{layer}");
             for norm in ["input_layernorm", "post_attention_layernorm"] {
@@ -57,8 +59,7 @@ impl Decoder {
     pub(crate) fn logits(&self, tape: &mut Tape, bound: &Bound, batch: &Batch) -> Var {
         let positions: Vec<usize> = batch.positions().collect();
         let size = self.head_size();
-        let embedding = bound.get(EMBEDDING);
-        let mut x = tape.gather(embedding, Rc::clone(&batch.ids));
+        let mut x = tape.gather(bound.get(EMBEDDING), Rc::clone(&batch.ids));
         for layer in 0..self.layers {
             let weight = |part: &str| bound.get(&format!("model.layers.{layer}.{part}.weight"));
             let unit = tape.rms_norm(x, weight("input_layernorm"), self.epsilon);
@@ -77,7 +78,7 @@ impl Decoder {
             x = tape.add(x, outer);
         }
         let unit = tape.rms_norm(x, bound.get("model.norm.weight"), self.epsilon);
-        tape.linear(unit, embedding, None)
+        tape.linear(unit, bound.get(HEAD), None)
     }
 
     pub(crate) fn head_size(&self) -> usize {

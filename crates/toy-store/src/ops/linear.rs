@@ -9,7 +9,7 @@ impl Tape {
     /// `x · weightᵀ (+ bias)`, with `weight` as PyTorch stores it: `[out, in]`.
     pub(crate) fn linear(&mut self, x: Var, weight: Var, bias: Option<Var>) -> Var {
         let (input, matrix) = (self.value(x), self.value(weight));
-        let mut output = input.matmul(&matrix.transposed());
+        let mut output = input.matmul_transposed(&matrix);
         if let Some(bias) = bias {
             let bias = self.value(bias);
             for row in output.data.chunks_exact_mut(bias.cols) {
@@ -31,13 +31,16 @@ impl Tape {
         let sum = self.value(a).zip(&self.value(b), |a, b| a + b);
         self.push(sum, move |gradient, gradients| {
             gradients.add(a, gradient.clone());
-            gradients.add(b, gradient.clone());
+            gradients.add(b, gradient);
         })
     }
 
     pub(crate) fn scale(&mut self, x: Var, factor: f32) -> Var {
         let scaled = self.value(x).map(|x| x * factor);
-        self.push(scaled, move |gradient, gradients| gradients.add(x, gradient.map(|g| g * factor)))
+        self.push(scaled, move |mut gradient, gradients| {
+            gradient.data.iter_mut().for_each(|g| *g *= factor);
+            gradients.add(x, gradient);
+        })
     }
 
     /// Rows of `table` by index: an embedding, or the first token of each sentence.

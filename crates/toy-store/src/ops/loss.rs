@@ -1,12 +1,13 @@
 //! Cross-entropy.
 
+use crate::math::exp;
 use crate::matrix::Matrix;
 use crate::tape::{Tape, Var};
 
 /// Softmax of one row, in place.
 pub(crate) fn softmax(row: &mut [f32]) {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    row.iter_mut().for_each(|x| *x = libm::expf(*x - largest));
+    row.iter_mut().for_each(|x| *x = exp(*x - largest));
     let sum = row.iter().sum::<f32>();
     row.iter_mut().for_each(|x| *x /= sum);
 }

@@ -96,15 +96,14 @@ impl Tape {
             lengths.push(length);
         }
         let saved = unit.clone();
-        self.push(unit, move |gradient, gradients| {
-            let mut by_input = gradient.clone();
+        self.push(unit, move |mut gradient, gradients| {
             for (row, length) in lengths.iter().enumerate() {
                 let along = gradient.row(row).iter().zip(saved.row(row)).map(|(g, u)| g * u).sum::<f32>();
-                for (g, u) in by_input.row_mut(row).iter_mut().zip(saved.row(row)) {
+                for (g, u) in gradient.row_mut(row).iter_mut().zip(saved.row(row)) {
                     *g = (*g - u * along) / length;
                 }
             }
-            gradients.add(x, by_input);
+            gradients.add(x, gradient);
         })
     }
 }

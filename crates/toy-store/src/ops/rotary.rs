@@ -34,10 +34,9 @@ impl Tape {
         let turns: Rc<[_]> = rotations(positions, half, theta).into();
         let mut output = Matrix::clone(&self.value(x));
         rotate(&mut output, half, &turns, 1.0);
-        self.push(output, move |gradient, gradients| {
-            let mut back = gradient.clone();
-            rotate(&mut back, half, &turns, -1.0);
-            gradients.add(x, back);
+        self.push(output, move |mut gradient, gradients| {
+            rotate(&mut gradient, half, &turns, -1.0);
+            gradients.add(x, gradient);
         })
     }
 }

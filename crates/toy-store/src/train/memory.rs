@@ -9,7 +9,7 @@ use crate::folder::Folder;
 use crate::grammar::Grammar;
 use crate::model::Batch;
 use crate::ops::Targets;
-use crate::params::{Params, Schedule};
+use crate::params::{Adam, Params, Schedule};
 use crate::rng::Rng;
 use crate::tokenizer::word_piece;
 use crate::train::{bert, fit};
@@ -23,8 +23,9 @@ const SHARPNESS: f32 = 16.0;
 /// What another story of the same topic counts, where the other telling of the same story counts 1.
 const TOPIC_SHARE: f32 = 0.15;
 
-const SCHEDULES: [Schedule; 2] =
-    [Schedule { peak: 2e-3, warm_up: 10, total: 90 }, Schedule { peak: 1.4e-3, warm_up: 10, total: 60 }];
+const SCHEDULE: Schedule = Schedule { peak: 2e-3, warm_up: 10, total: 130 };
+/// The steps after which the two versions are taken.
+const VERSIONS: [usize; 2] = [80, SCHEDULE.total];
 
 /// Trains both versions.
 pub(crate) fn train(seed: u64) -> [Folder; 2] {
@@ -35,8 +36,9 @@ pub(crate) fn train(seed: u64) -> [Folder; 2] {
     let mut params = Params::default();
     model.init(&mut params, &mut Rng::new(seed, "memory parameters"));
     let mut rng = Rng::new(seed, "memory stories");
-    SCHEDULES.map(|schedule| {
-        fit(&mut params, schedule, |_, tape, bound| {
+    let mut adam = Adam::new(SCHEDULE);
+    VERSIONS.map(|until| {
+        fit(&mut params, &mut adam, until, |_, tape, bound| {
             let stories: Vec<_> = (0..STORIES).map(|_| (rng.below(topics.len()), rng.next_u64())).collect();
             let tellings = stories.iter().chain(&stories);
             let tell = |(topic, story): &(usize, u64)| {
