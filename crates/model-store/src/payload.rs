@@ -22,6 +22,10 @@ pub struct PayloadProblem {
 }
 
 impl PayloadProblem {
+    pub(crate) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { path: path.into(), reason: reason.into() }
+    }
+
     /// The offending entry, relative to the version; bytes that are not UTF-8 are replaced.
     #[must_use]
     pub fn path(&self) -> &str {
@@ -201,7 +205,7 @@ impl Payload {
     }
 
     fn refuse(&mut self, path: String, reason: impl Into<String>) {
-        self.problems.push(PayloadProblem { path, reason: reason.into() });
+        self.problems.push(PayloadProblem::new(path, reason));
     }
 }
 

@@ -16,10 +16,12 @@ use crate::error::StoreError;
 use crate::hash::hash_one;
 use crate::history::{self, Action, Record};
 use crate::holder::now;
+use crate::human::human_size;
 use crate::layout::{self, CURRENT_LINK, Place, TEMP_LINK_PREFIX, VERSIONS_DIR};
 use crate::manifest::{FileEntry, Manifest};
 use crate::names::{AgentName, MANIFEST_FILE, PayloadPath, VersionName};
-use crate::payload::{Payload, PayloadFile, Stamp};
+use crate::payload::{Payload, PayloadFile, PayloadProblem, Stamp};
+use crate::read::MAX_MANIFEST_BYTES;
 use crate::staging::{Known, Staging};
 use crate::transfer::Links;
 
@@ -137,11 +139,11 @@ impl Staging {
         if payload.problems.is_empty() {
             return Ok(payload);
         }
-        Err(StoreError::PayloadRefused {
-            agent: self.agent().clone(),
-            version: self.version.clone(),
-            problems: payload.problems,
-        })
+        Err(self.refused(payload.problems))
+    }
+
+    fn refused(&self, problems: Vec<PayloadProblem>) -> StoreError {
+        StoreError::PayloadRefused { agent: self.agent().clone(), version: self.version.clone(), problems }
     }
 
     /// Step 3: the digest of every file; what came through this staging's own writers is not read again.
@@ -168,15 +170,20 @@ impl Staging {
         hash_one(self.dir(), self.path(), found.path.clone(), self.store.progress())
     }
 
-    /// Step 3, at its end.
+    /// Step 3, at its end. What no reader could read again is refused here, before it exists.
     fn write_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
         let path = self.path().join(MANIFEST_FILE);
+        let failed = |e| StoreError::io("write", &path, e);
+        let json = manifest.to_json().map_err(|e| failed(e.into()))?;
+        if let Err(reason) = check_readable(manifest, &json) {
+            return Err(self.refused(vec![PayloadProblem::new(MANIFEST_FILE, reason)]));
+        }
         let write = || {
             let mut file = durable::create_file(self.dir(), MANIFEST_FILE)?;
-            file.write_all(&manifest.to_json()?)?;
+            file.write_all(&json)?;
             durable::seal(file.as_fd())
         };
-        write().map_err(|e| StoreError::io("write", &path, e))
+        write().map_err(failed)
     }
 
     /// Step 4: every file, then every directory from the innermost out.
@@ -273,4 +280,19 @@ impl Staging {
             .is_ok()
             .then_some(staging_name);
     }
+}
+
+/// Whether a reader will take this text for this manifest; the error says why not.
+fn check_readable(manifest: &Manifest, json: &[u8]) -> Result<(), String> {
+    if json.len() as u64 > MAX_MANIFEST_BYTES {
+        return Err(format!(
+            "would be {}, more than the 64 MiB that a reader takes; shorten the metadata or pack the files",
+            human_size(json.len() as u64)
+        ));
+    }
+    let read = Manifest::from_json(json)
+        .map_err(|e| format!("could not be read again ({e}); make the metadata simpler"))?;
+    // A number of the metadata may differ in its last bit when it is read: that is still the same manifest.
+    let read = Manifest { metadata: manifest.metadata.clone(), ..read };
+    if read == *manifest { Ok(()) } else { Err("would be read as another one than was written".to_owned()) }
 }

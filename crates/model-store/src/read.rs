@@ -23,7 +23,7 @@ use crate::progress::Progress;
 use crate::transfer::Links;
 
 /// A manifest is text about files; nobody has one bigger than this.
-const MAX_MANIFEST_BYTES: u64 = 64 * 1024 * 1024;
+pub(crate) const MAX_MANIFEST_BYTES: u64 = 64 * 1024 * 1024;
 /// How long a lease waits for a writer that is just leaving the version.
 const LEASE_PATIENCE: Duration = Duration::from_secs(2);
 

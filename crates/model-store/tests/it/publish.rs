@@ -283,3 +283,32 @@ fn a_leased_version_says_so_to_a_lock() {
     drop((lease, second));
     dir.try_lock().unwrap();
 }
+
+#[test]
+fn a_manifest_that_nobody_could_read_is_not_published() {
+    let deep = (0..200).fold(serde_json::Value::Null, |inner, _| serde_json::Value::Array(vec![inner]));
+    let rows = [
+        ("too long", "x".repeat(65 * 1024 * 1024).into(), "64 MiB"),
+        ("too deep", deep, "could not be read again"),
+    ];
+    for (row, value, reason) in rows {
+        let fixture = Fixture::with_v1();
+        let metadata = [("note".to_owned(), value)].into_iter().collect();
+        let options = FinalizeOptions { metadata, ..FinalizeOptions::default() };
+        let error = fixture.publish_with("v2", &[("x", b"x")], options).unwrap_err();
+        assert_eq!(error.exit_code(), exit::REFUSED, "{row}: {error}");
+        let message = error.to_string();
+        assert!(message.contains("manifest.json") && message.contains(reason), "{row}: {message}");
+        assert_eq!(fixture.current().version(), &version("v1"), "{row}");
+        assert!(fixture.leftovers().is_empty(), "{row}: {:?}", fixture.leftovers());
+    }
+}
+
+#[test]
+fn figures_of_a_gate_are_no_reason_to_refuse() {
+    let fixture = Fixture::new();
+    let figures: Vec<f64> = (1..2000).map(|i| (f64::from(i)).sqrt() / 7e9).collect();
+    let metadata = [("figures".to_owned(), figures.into())].into_iter().collect();
+    let options = FinalizeOptions { metadata, ..FinalizeOptions::default() };
+    fixture.publish_with("v1", &[("x", b"x")], options).unwrap();
+}
