@@ -44,26 +44,44 @@ pub(crate) fn open_if_there(parent: BorrowedFd<'_>, name: &str) -> io::Result<Op
     }
 }
 
+/// As often as a scoped look-up is tried again: the kernel gives up (`EAGAIN`) a way with `..` in it whenever
+/// anything anywhere is renamed meanwhile.
+const LOOK_UP_TRIES: usize = 200;
+
+/// Opens what lies below a directory, by rules that the kernel keeps on the way.
+fn open_scoped(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    let open = || rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve | ResolveFlags::BENEATH);
+    for _ in 1..LOOK_UP_TRIES {
+        match open() {
+            Err(Errno::AGAIN) => std::thread::yield_now(),
+            other => return other,
+        }
+    }
+    open()
+}
+
 /// Opens a file below a directory for reading. Links on the way are followed as long as they stay below it:
 /// the kernel itself refuses (`EXDEV`) a way that leads out, also against somebody who renames directories
 /// meanwhile.
 pub(crate) fn open_beneath(dir: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    Ok(rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)?.into())
+    Ok(open_scoped(dir, path, flags, ResolveFlags::NO_MAGICLINKS)?.into())
 }
 
 /// Opens a payload file below a directory; a link anywhere on the way is refused (`ELOOP`).
 pub(crate) fn open_payload(dir: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    Ok(rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)?.into())
+    Ok(open_scoped(dir, path, flags, ResolveFlags::NO_SYMLINKS)?.into())
 }
 
 /// Opens a directory of a payload; a link anywhere on the way is refused.
 pub(crate) fn open_payload_dir(dir: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    Ok(rustix::fs::openat2(dir, path, DIR_FLAGS, Mode::empty(), resolve)?)
+    Ok(open_scoped(dir, path, DIR_FLAGS, ResolveFlags::NO_SYMLINKS)?)
 }
 
 /// Opens a file below a directory wherever the links on the way lead.
@@ -74,8 +92,7 @@ pub(crate) fn open_following(dir: BorrowedFd<'_>, path: &Path) -> io::Result<Fil
 
 /// Whether a path below a directory leads, through links that stay below it, to a file or directory.
 pub(crate) fn stays_beneath(dir: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(dir, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).map(drop)
+    open_scoped(dir, path, OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::NO_MAGICLINKS).map(drop)
 }
 
 /// Everything in a directory, in the order the file system gives it.

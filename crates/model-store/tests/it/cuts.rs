@@ -226,3 +226,16 @@ fn check_refusal(row: &str, fixture: &Fixture, outcome: &crate::child::Outcome, 
     let versions = fixture.store.versions(&scout()).unwrap_or_default();
     assert!(!versions.contains(&version("v2")), "{row}: v2 stayed after {message:?}");
 }
+
+#[test]
+fn a_rename_elsewhere_does_not_fail_a_look_up() {
+    if !can_inject() {
+        return;
+    }
+    let fixture = Scene::AfterACrash.set();
+    // What the kernel says when somebody renames anything while it follows a path with `..` in it.
+    let inject = "inject=openat2:error=EAGAIN:when=1+2";
+    let outcome = task(&fixture).run(&strace(&["-o", "/dev/null", "-e", "trace=openat2", "-e", inject]));
+    assert_eq!(outcome.code(), Some(exit::OK), "{outcome:?}");
+    assert_eq!(fixture.current().version(), &version("v2"));
+}
