@@ -6,7 +6,6 @@ mod human;
 mod meter;
 mod out;
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -22,9 +21,7 @@ fn main() -> ExitCode {
 
 /// Prints an error with its causes, and says which code to end with.
 fn report(error: &anyhow::Error) -> u8 {
-    if let Some(io) = error.downcast_ref::<io::Error>()
-        && io.kind() == io::ErrorKind::BrokenPipe
-    {
+    if out::is_closed(error) {
         // Whoever read our output has seen enough.
         return exit::OK;
     }

@@ -57,11 +57,7 @@ pub(crate) fn run(global: &Global, _args: &Args) -> anyhow::Result<u8> {
         }
     }
     let worst = listing.agents.iter().map(|row| row.exit_code).max().unwrap_or(exit::OK);
-    if global.json {
-        out::json(&listing)?;
-    } else {
-        print(&listing)?;
-    }
+    out::unless_closed(if global.json { out::json(&listing) } else { print(&listing) })?;
     Ok(worst)
 }
 

@@ -69,13 +69,13 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
             Err(e) => Verdict::failed(agent, version, &e),
         };
         if !global.json {
-            meter.clear_for(|| print(&verdict))?;
+            out::unless_closed(meter.clear_for(|| print(&verdict)))?;
         }
         verdicts.push(verdict);
     }
     meter.clear();
     if global.json {
-        out::json(&verdicts)?;
+        out::unless_closed(out::json(&verdicts))?;
     } else if verdicts.is_empty() {
         out::plain_error(&format!("no versions in {} yet", store.root().display()));
     }

@@ -91,3 +91,15 @@ fn a_reader_that_goes_away_is_no_error() {
         assert_eq!((output.status.code(), &*said), (Some(0), ""), "{arguments}");
     }
 }
+
+#[test]
+fn a_reader_that_goes_away_does_not_hide_damage() {
+    let desk = Desk::with_v1();
+    std::fs::remove_file(desk.root().join("scout/versions/v1/config.json")).unwrap();
+    for arguments in [&["verify"][..], &["verify", "--json"]] {
+        let mut child = desk.command(arguments).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(4), "{arguments:?}: {output:?}");
+    }
+}
