@@ -84,7 +84,12 @@ pub(crate) fn open_payload_dir(dir: BorrowedFd<'_>, path: &Path) -> io::Result<O
     Ok(open_scoped(dir, path, DIR_FLAGS, ResolveFlags::NO_SYMLINKS)?)
 }
 
-/// Opens a file below a directory wherever the links on the way lead.
+/// Opens a file for reading, wherever the links on the way lead. Does not wait for the writer of a pipe.
+pub(crate) fn open_anywhere(path: &Path) -> io::Result<File> {
+    open_following(rustix::fs::CWD, path)
+}
+
+/// As [`open_anywhere`], from a directory on.
 pub(crate) fn open_following(dir: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     Ok(rustix::fs::openat(dir, path, flags, Mode::empty())?.into())
@@ -150,6 +155,16 @@ pub(crate) fn read_link(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<LinkText
 pub(crate) fn exists(dir: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Whether a name in a directory is still that of an open one. A link of that name is not.
+pub(crate) fn is_named(parent: BorrowedFd<'_>, name: &str, opened: BorrowedFd<'_>) -> io::Result<bool> {
+    let opened = rustix::fs::fstat(opened)?;
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(named) => Ok((named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)),
         Err(Errno::NOENT) => Ok(false),
         Err(e) => Err(e.into()),
     }

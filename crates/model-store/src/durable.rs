@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use crate::dir;
@@ -26,7 +26,8 @@ const CONTROL_MODE: u32 = 0o660;
 const PAYLOAD_MODE: u32 = 0o664;
 const PERMISSION_BITS: u32 = 0o7777;
 
-/// Makes a directory and says whether it was not there before. The parent still has to be synced.
+/// Makes a directory and says whether it was not there before. The parent still has to be synced. One of ours
+/// that is there gets its mode: whoever made it may have died before that.
 pub(crate) fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(DIR_MODE & 0o777)) {
         Ok(()) => {
@@ -35,9 +36,24 @@ pub(crate) fn make_dir(parent: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
                 remove_empty_dir(parent, name);
             })
         }
-        Err(Errno::EXIST) => Ok(false),
+        Err(Errno::EXIST) => {
+            // Whatever else it is, whoever opens it next will say so.
+            if let Ok(there) = dir::open(parent, name) {
+                repair_dir(there.as_fd())?;
+            }
+            Ok(false)
+        }
         Err(e) => Err(e.into()),
     }
+}
+
+/// Gives a directory the store's mode if it is ours to do that.
+pub(crate) fn repair_dir(dir: BorrowedFd<'_>) -> io::Result<()> {
+    if is_ours(&rustix::fs::fstat(dir)?) { open_up_dir(dir) } else { Ok(()) }
+}
+
+fn is_ours(stat: &Stat) -> bool {
+    stat.st_uid == rustix::process::geteuid().as_raw()
 }
 
 /// Makes the store's root and its parents; parents that are there stay as they are.
@@ -66,8 +82,7 @@ pub(crate) fn open_control(parent: BorrowedFd<'_>, name: &str) -> io::Result<Fil
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(CONTROL_MODE))?;
     let stat = rustix::fs::fstat(&fd)?;
-    let ours = stat.st_uid == rustix::process::geteuid().as_raw();
-    if ours && stat.st_mode & PERMISSION_BITS != CONTROL_MODE {
+    if is_ours(&stat) && stat.st_mode & PERMISSION_BITS != CONTROL_MODE {
         set_mode(fd.as_fd(), CONTROL_MODE)?;
     }
     Ok(fd.into())
@@ -78,6 +93,13 @@ pub(crate) fn seal(file: BorrowedFd<'_>) -> io::Result<()> {
     let mode = rustix::fs::fstat(file)?.st_mode & PERMISSION_BITS;
     let sealed = (mode & 0o555) | 0o440;
     if mode == sealed { Ok(()) } else { set_mode(file, sealed) }
+}
+
+/// As [`seal`], keeping the `x` bits of the file that this one is a copy of, for those who may read it.
+pub(crate) fn seal_like(file: BorrowedFd<'_>, original: BorrowedFd<'_>) -> io::Result<()> {
+    let executable = rustix::fs::fstat(original)?.st_mode & 0o111;
+    let readable = (rustix::fs::fstat(file)?.st_mode & 0o444) | 0o440;
+    set_mode(file, readable | (executable & (readable >> 2)))
 }
 
 /// Gives a directory the store's mode.

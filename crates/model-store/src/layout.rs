@@ -72,6 +72,9 @@ impl AgentDir {
     /// did.
     pub(crate) fn open_or_make(root: &Path, agent: &AgentName) -> Result<Option<(Self, bool)>, StoreError> {
         if let Some(there) = Self::open_to_write(root, agent)? {
+            // Whoever made it may have died before it got its mode.
+            durable::repair_dir(there.handle())
+                .map_err(|e| StoreError::io("set the mode of", there.path(), e))?;
             return Ok(Some((there, false)));
         }
         let root_handle = open_root(root)?;

@@ -186,8 +186,9 @@ impl Staging {
         write().map_err(failed)
     }
 
-    /// Step 4: every file, then every directory from the innermost out.
+    /// Step 4: every file, then every directory from the innermost out. Directories get the store's mode first.
     fn sync_all(&self, payload: &Payload) -> Result<(), StoreError> {
+        durable::open_up_dir(self.dir()).map_err(|e| StoreError::io("set the mode of", self.path(), e))?;
         for dir in &payload.dirs {
             dir::open_payload_dir(self.dir(), dir.as_path())
                 .and_then(|dir| durable::open_up_dir(dir.as_fd()))
@@ -218,15 +219,19 @@ impl Staging {
     /// Step 5: from the end of this the version exists.
     fn make_it_exist(&mut self, first: bool) -> Result<(), StoreError> {
         self.store.progress().advance(0).map_err(|e| StoreError::io("publish", self.path(), e))?;
+        let sync = |dir, path| durable::sync(dir).map_err(|e| StoreError::io("sync", path, e));
+        // `versions/` may be as new as its version, in an agent of the old layout too,
+        sync(self.agent.handle(), self.agent.path())?;
         if first {
-            // The agent itself may be as new as its version.
-            let root = layout::open_root(self.store.root())?;
-            for (dir, path) in [(self.agent.handle(), self.agent.path()), (root.as_fd(), self.store.root())] {
-                durable::sync(dir).map_err(|e| StoreError::io("sync", path, e))?;
-            }
+            // and so may the agent itself.
+            sync(layout::open_root(self.store.root())?.as_fd(), self.store.root())?;
         }
         let staging_name = self.version.staging_name();
         let path = self.agent.version_path(&self.version, Place::Versions);
+        if !self.is_named(&staging_name).map_err(|e| StoreError::io("look at", self.path(), e))? {
+            let what = "is not the directory any more that was staged here; somebody moved or replaced it";
+            return Err(StoreError::corrupt(self.path(), what));
+        }
         match durable::rename_new(self.versions.as_fd(), &staging_name, self.version.as_str()) {
             Ok(()) => self.name = Some(self.version.to_string()),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -276,9 +281,9 @@ impl Staging {
     fn take_back(&mut self) {
         let staging_name = self.version.staging_name();
         // Should even this fail, a complete version stays, under a name that readers may know by now.
-        self.name = durable::rename_new(self.versions.as_fd(), self.version.as_str(), &staging_name)
-            .is_ok()
-            .then_some(staging_name);
+        let taken_back = self.is_named(self.version.as_str()).unwrap_or(false)
+            && durable::rename_new(self.versions.as_fd(), self.version.as_str(), &staging_name).is_ok();
+        self.name = taken_back.then_some(staging_name);
     }
 }
 

@@ -98,14 +98,20 @@ impl Staging {
         }
         let handle = loop {
             let made = durable::make_dir(versions.as_fd(), &staging_name).map_err(|e| made_dir(&path, e))?;
-            let handle =
-                dir::open(versions.as_fd(), &staging_name).map_err(|e| StoreError::io("open", &path, e))?;
+            let opened = dir::open_if_there(versions.as_fd(), &staging_name);
+            // Its writer has just removed it, or somebody who knows of no locks has.
+            let Some(handle) = opened.map_err(|e| StoreError::io("open", &path, e))? else { continue };
             if !flock_soon(handle.as_fd()).map_err(|e| StoreError::io("lock", &path, e))? {
                 return Err(StoreError::Busy {
                     what: format!("the staging of {}/{version}", agent.name()),
                     holder: flock_holder(handle.as_fd()).map(Box::new),
                     waited: Duration::ZERO,
                 });
+            }
+            if !dir::is_named(versions.as_fd(), &staging_name, handle.as_fd())
+                .map_err(|e| StoreError::io("look at", &path, e))?
+            {
+                continue;
             }
             if made {
                 break handle;
@@ -209,11 +215,20 @@ impl Staging {
         StoreError::io(action, &self.path.join(path.as_path()), e)
     }
 
+    /// Whether a name in `versions/` is that of the directory which this value has open and locked. Somebody
+    /// who knows of no locks may have put another there.
+    pub(crate) fn is_named(&self, name: &str) -> io::Result<bool> {
+        dir::is_named(self.versions.as_fd(), name, self.dir())
+    }
+
     fn remove(&mut self) -> io::Result<()> {
         let Some(name) = self.name.take() else {
             return Ok(());
         };
-        durable::remove_tree(self.versions.as_fd(), &c_name(&name))?;
+        // What is not ours is left alone.
+        if self.is_named(&name)? {
+            durable::remove_tree(self.versions.as_fd(), &c_name(&name))?;
+        }
         if self.made_agent {
             remove_empty_agent(&self.store, self.agent.name());
         }

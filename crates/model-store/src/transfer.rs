@@ -31,10 +31,7 @@ impl Staging {
     /// still write there. A symbolic link is followed.
     pub fn import(&self, source: &Path, path: &PayloadPath) -> Result<FileEntry, StoreError> {
         let failed = |e| StoreError::io(IMPORT, source, e);
-        let file = File::open(source).map_err(failed)?;
-        if !file.metadata().map_err(failed)?.is_file() {
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
-        }
+        let file = dir::open_anywhere(source).and_then(regular).map_err(failed)?;
         self.copy(file, source, path)
     }
 
@@ -60,7 +57,8 @@ impl Staging {
                 Links::Keep => dir::open_payload(folder.as_fd(), found.path.as_path()),
                 Links::Follow => dir::open_following(folder.as_fd(), found.path.as_path()),
             };
-            let file = opened.map_err(|e| StoreError::io(IMPORT, &shown, e))?;
+            // It may have become something else since it was looked at.
+            let file = opened.and_then(regular).map_err(|e| StoreError::io(IMPORT, &shown, e))?;
             entries.push(self.copy(file, &shown, &found.path)?);
         }
         for link in payload.links {
@@ -84,6 +82,7 @@ impl Staging {
             return self.import(&source_path, path);
         };
         let source = dir::open_payload(from.handle(), path.as_path())
+            .and_then(regular)
             .map_err(|e| StoreError::io("share", &source_path, e))?;
         if !self.clone_or_link(&source, from, path)? {
             let entry = self.copy(source, &source_path, path)?;
@@ -146,7 +145,7 @@ impl Staging {
     ) -> Result<FileEntry, StoreError> {
         let (parent, file) = self.create(path)?;
         let copied = copy_hashing(&mut source, &file, self).and_then(|(sha256, size)| {
-            durable::seal(file.as_fd())?;
+            durable::seal_like(file.as_fd(), source.as_fd())?;
             Ok((FileEntry { path: path.clone(), size, sha256 }, Stamp::of_file(&file)?))
         });
         match copied {
@@ -160,6 +159,14 @@ impl Staging {
             }
         }
     }
+}
+
+/// A pipe would be waited for, a device read without end: neither is taken for a file.
+fn regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
 }
 
 fn copy_hashing(source: &mut File, mut to: &File, staging: &Staging) -> io::Result<(Digest, u64)> {

@@ -169,6 +169,11 @@ fn modes_are_those_of_a_shared_store() {
     fs::write(foreign.join("tool.sh"), b"x").unwrap();
     fs::set_permissions(foreign.join("tool.sh"), fs::Permissions::from_mode(0o700)).unwrap();
     fs::set_permissions(&foreign, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(staging.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let tool = fixture.outside().join("tool");
+    fs::write(&tool, b"x").unwrap();
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o750)).unwrap();
+    staging.import(&tool, &payload("tool")).unwrap();
     staging.finalize(FinalizeOptions::default()).unwrap();
     let rows = [
         ("", 0o2775),
@@ -181,6 +186,7 @@ fn modes_are_those_of_a_shared_store() {
         ("versions/v1/manifest.json", 0o444),
         ("versions/v1/a/b", 0o444),
         ("versions/v1/foreign/tool.sh", 0o540),
+        ("versions/v1/tool", 0o554),
     ];
     for (path, expected) in rows {
         let mode = fs::metadata(fixture.agent_dir().join(path)).unwrap().permissions().mode() & 0o7777;
@@ -311,4 +317,31 @@ fn figures_of_a_gate_are_no_reason_to_refuse() {
     let metadata = [("figures".to_owned(), figures.into())].into_iter().collect();
     let options = FinalizeOptions { metadata, ..FinalizeOptions::default() };
     fixture.publish_with("v1", &[("x", b"x")], options).unwrap();
+}
+
+#[test]
+fn a_staging_that_somebody_replaced_is_neither_published_nor_removed() {
+    let fixture = Fixture::with_v1();
+    for finalize in [true, false] {
+        let staging = fixture.store.stage_new(&scout(), &version("v2")).unwrap();
+        staging.write(&payload("a"), b"a").unwrap();
+        let path = staging.path().to_owned();
+        let moved = fixture.outside().join(format!("moved-{finalize}"));
+        fs::rename(&path, &moved).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("foreign"), b"x").unwrap();
+        // Without its lock it would be a dead writer's, and cleared.
+        let theirs = fs::File::open(&path).unwrap();
+        rustix::fs::flock(&theirs, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        if finalize {
+            let error = staging.finalize(FinalizeOptions::default()).unwrap_err();
+            assert!(error.to_string().contains("somebody moved or replaced it"), "{error}");
+        } else {
+            staging.discard().unwrap();
+        }
+        assert_eq!(fs::read(path.join("foreign")).unwrap(), b"x", "it is not ours to remove");
+        assert!(!fixture.agent_dir().join("versions/v2").exists());
+        assert_eq!(fixture.current().version(), &version("v1"));
+        fs::remove_dir_all(&path).unwrap();
+    }
 }

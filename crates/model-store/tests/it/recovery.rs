@@ -1,7 +1,7 @@
 //! What a dead writer left is cleared by the next one.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use model_store::FinalizeOptions;
 
@@ -74,4 +74,19 @@ fn a_foreign_line_in_the_history_stops_nobody() {
     staging.write(&payload("x"), b"x").unwrap();
     staging.finalize(FinalizeOptions::default()).unwrap();
     assert_eq!(fixture.history().len(), 3);
+}
+
+#[test]
+fn a_directory_whose_maker_died_before_it_got_its_mode_gets_it() {
+    let fixture = Fixture::new();
+    let versions = fixture.agent_dir().join("versions");
+    fs::create_dir_all(&versions).unwrap();
+    for dir in [&fixture.agent_dir(), &versions] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fixture.publish("v1", &[("x", b"x")]).unwrap();
+    for dir in [&fixture.agent_dir(), &versions] {
+        let mode = fs::metadata(dir).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode, 0o2775, "{} has mode {mode:o}", dir.display());
+    }
 }

@@ -133,3 +133,16 @@ fn a_folder_is_imported_with_its_links() {
     assert_eq!(fixture.current().manifest().links[0].target, "blobs/abc");
     assert!(fixture.store.verify(&scout(), &version("v3")).unwrap().is_ok());
 }
+
+#[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let fixture = Fixture::with_v1();
+    let pipe = fixture.outside().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let staging = fixture.store.stage_new(&scout(), &version("v2")).unwrap();
+    let error = staging.import(&pipe, &payload("x")).unwrap_err();
+    let message = crate::fixture::full_message(&error);
+    assert!(message.contains("pipe") && message.contains("not a regular file"), "{message}");
+    assert_eq!(fs::read_dir(staging.path()).unwrap().count(), 0);
+}
