@@ -11,11 +11,16 @@ pub fn human_size(bytes: u64) -> String {
         _ => bytes >= unit / 10,
     });
     let Some((unit, name)) = unit else { return format!("{bytes} B") };
-    let tenths = (bytes + unit / 20) / (unit / 10);
+    let tenths = rounded(bytes, unit / 10);
     match (tenths / 10, tenths % 10) {
-        (whole, _) if whole >= 10 && *name == "KB" => format!("{} KB", (bytes + 500) / 1000),
+        (whole, _) if whole >= 10 && *name == "KB" => format!("{} KB", rounded(bytes, *unit)),
         (whole, tenth) => format!("{whole}.{tenth} {name}"),
     }
+}
+
+/// How often `unit` is in `bytes`, to the nearest.
+fn rounded(bytes: u64, unit: u64) -> u64 {
+    bytes / unit + u64::from(bytes % unit >= unit / 2)
 }
 
 #[cfg(test)]
@@ -38,6 +43,7 @@ mod tests {
             (100_000_000, "0.1 GB"),
             (16_060_522_240, "16.1 GB"),
             (u64::MAX / 20, "922337.2 TB"),
+            (u64::MAX, "18446744.1 TB"),
         ];
         for (bytes, expected) in rows {
             assert_eq!(human_size(bytes), expected, "{bytes}");

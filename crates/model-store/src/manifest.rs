@@ -121,11 +121,16 @@ impl Manifest {
         self.files.binary_search_by(|entry| entry.path.cmp(path)).ok().map(|i| &self.files[i])
     }
 
-    /// The bytes of the whole payload.
+    /// The bytes of the whole payload, as the manifest has it; [`u64::MAX`] where that claims more.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size).sum()
+        saturating_sum(self.files.iter().map(|file| file.size))
     }
+}
+
+/// The sum of sizes that may be made up.
+pub(crate) fn saturating_sum(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// Which rules a manifest follows.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::dir::{self, LinkText};
-use crate::manifest::LinkEntry;
+use crate::manifest::{LinkEntry, saturating_sum};
 use crate::names::{MANIFEST_FILE, PayloadPath};
 use crate::transfer::Links;
 
@@ -112,7 +112,7 @@ impl Payload {
     }
 
     pub(crate) fn size_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size_bytes).sum()
+        saturating_sum(self.files.iter().map(|file| file.size_bytes))
     }
 
     /// Refuses a file at the manifest's place that is not a manifest of this store's making.

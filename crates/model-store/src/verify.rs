@@ -10,7 +10,7 @@ use crate::digest::{Digest, checksum_of_listing};
 use crate::error::StoreError;
 use crate::hash::hash_one;
 use crate::legacy;
-use crate::manifest::{FileEntry, Generation, LinkEntry, Manifest};
+use crate::manifest::{FileEntry, Generation, LinkEntry, Manifest, saturating_sum};
 use crate::names::{AgentName, PayloadPath, VersionName};
 use crate::payload::{Payload, PayloadProblem};
 use crate::read::{Current, read_manifest};
@@ -184,7 +184,7 @@ impl ModelStore {
             checksum,
             expected_checksum: Some(manifest.checksum),
             files_checked: entries.len(),
-            bytes: entries.iter().map(|entry| entry.size).sum(),
+            bytes: saturating_sum(entries.iter().map(|entry| entry.size)),
             findings: findings.sorted(),
         })
     }

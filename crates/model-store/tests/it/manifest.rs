@@ -119,3 +119,18 @@ fn a_damaged_manifest_is_corrupt() {
         assert_eq!(fixture.store.versions(&scout()).unwrap(), [version("v1")], "{row}: it is still there");
     }
 }
+
+#[test]
+fn sizes_that_are_made_up_are_damage() {
+    let fixture = Fixture::with_v1();
+    let path = fixture.agent_dir().join("versions/v1/manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for file in manifest["files"].as_array_mut().unwrap() {
+        file["size"] = u64::MAX.into();
+    }
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, manifest.to_string()).unwrap();
+    assert_eq!(fixture.current().manifest().size_bytes(), u64::MAX);
+    let report = fixture.store.verify(&scout(), &version("v1")).unwrap();
+    assert_eq!(report.findings.len(), 2, "{:?}", report.findings);
+}

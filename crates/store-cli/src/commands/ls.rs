@@ -129,7 +129,7 @@ fn shared_bytes(current: &Current) -> u64 {
         let meta = current.open(path).ok().and_then(|file| file.metadata().ok());
         meta.is_some_and(|meta| meta.nlink() > 1)
     };
-    files.filter(|file| is_shared(&file.path)).map(|file| file.size).sum()
+    files.filter(|file| is_shared(&file.path)).map(|file| file.size).fold(0, u64::saturating_add)
 }
 
 fn print(listing: &Listing<'_>) -> anyhow::Result<()> {

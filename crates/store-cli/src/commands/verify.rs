@@ -54,7 +54,8 @@ struct Verdict {
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
     let store = global.open()?;
     let targets = targets(&store, args)?;
-    let total = targets.iter().map(|(agent, version)| size_of(&store, agent, version)).sum();
+    let total =
+        targets.iter().map(|(agent, version)| size_of(&store, agent, version)).fold(0, u64::saturating_add);
     let meter = Meter::start("verifying", total)?;
     let store = store.with_progress(meter.progress());
     let mut verdicts = Vec::with_capacity(targets.len());

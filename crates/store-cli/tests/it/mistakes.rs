@@ -103,3 +103,24 @@ fn a_reader_that_goes_away_does_not_hide_damage() {
         assert_eq!(output.status.code(), Some(4), "{arguments:?}: {output:?}");
     }
 }
+
+#[test]
+fn sizes_that_are_made_up_stop_no_command() {
+    let desk = Desk::with_v1();
+    let path = desk.root().join("scout/versions/v1/manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for file in manifest["files"].as_array_mut().unwrap() {
+        file["size"] = u64::MAX.into();
+    }
+    // Other names, so that `ls` adds them up as shared.
+    for name in ["config.json", "sub/vocab.txt"] {
+        let file = desk.root().join("scout/versions/v1").join(name);
+        std::fs::hard_link(&file, desk.root().join(name.replace('/', "-"))).unwrap();
+    }
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    let huge = "18446744.1 TB";
+    assert_eq!(desk.run(&["ls"]).ok().matches(huge).count(), 2, "size and shared");
+    assert_eq!(desk.run(&["show", "scout"]).ok().matches(huge).count(), 3, "two files and the payload");
+    assert_eq!(desk.run(&["verify"]).code, Some(4));
+}
