@@ -28,7 +28,9 @@ pub(crate) struct Task {
 pub(crate) enum Work {
     /// Publish a version that uses every part of the protocol, on one thread.
     Publish,
-    /// The same, beginning when a line comes on stdin.
+    /// Publish many small files.
+    PublishMany,
+    /// As `Publish`, beginning when a line comes on stdin.
     PublishOnSignal,
     /// Say `holding` in the middle of a publish, while the agent's lock is held, and go on when stdin ends.
     HoldLock,
@@ -144,6 +146,13 @@ fn work(task: &Task) -> Result<Published, StoreError> {
         Work::Publish => {
             warm_up();
             publish(&store, task)
+        }
+        Work::PublishMany => {
+            let staging = store.stage_new(&scout(), &version(&task.version))?;
+            for i in 0..150 {
+                staging.write(&payload(&format!("{}/{i}", i % 7)), b"small")?;
+            }
+            staging.finalize(FinalizeOptions::default())
         }
         Work::PublishOnSignal => {
             await_stdin();

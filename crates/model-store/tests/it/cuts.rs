@@ -48,7 +48,7 @@ fn task(fixture: &Fixture) -> Task {
     Task { root: fixture.root().to_owned(), version: "v2".to_owned(), work: Work::Publish }
 }
 
-fn strace(arguments: &[&str]) -> Vec<String> {
+pub(crate) fn strace(arguments: &[&str]) -> Vec<String> {
     ["strace", "-f", "-qq"].iter().chain(arguments).map(ToString::to_string).collect()
 }
 
@@ -134,7 +134,7 @@ fn check_recovery(row: &str, fixture: &Fixture) {
     }
 }
 
-fn can_inject() -> bool {
+pub(crate) fn can_inject() -> bool {
     if !has_program("strace", "-V") {
         return false;
     }

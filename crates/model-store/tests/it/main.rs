@@ -15,6 +15,7 @@ mod host;
 mod legacy;
 mod manifest;
 mod names;
+mod order;
 mod payload;
 mod publish;
 mod recovery;
