@@ -4,8 +4,10 @@
 //! files by name, the file's path and its bytes. Every file called `manifest.json` is left out. The order of
 //! directories makes it fragile: a copy of the same bytes on another disk may list them otherwise.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::FileType;
@@ -26,12 +28,13 @@ pub(crate) struct Tally {
 
 /// Computes the legacy checksum of a version.
 pub(crate) fn tally(version: BorrowedFd<'_>, shown: &Path, progress: &Progress) -> Result<Tally, StoreError> {
-    let mut walk = Walk { hasher: Hasher::default(), files: 0, bytes: 0, progress };
-    walk.descend(version, shown, "")?;
+    let mut walk = Walk { top: version, hasher: Hasher::default(), files: 0, bytes: 0, progress };
+    walk.descend(version, shown, Path::new(""))?;
     Ok(Tally { checksum: walk.hasher.finish(), files: walk.files, bytes: walk.bytes })
 }
 
 struct Walk<'a> {
+    top: BorrowedFd<'a>,
     hasher: Hasher,
     files: usize,
     bytes: u64,
@@ -39,27 +42,28 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn descend(&mut self, here: BorrowedFd<'_>, shown: &Path, prefix: &str) -> Result<(), StoreError> {
+    fn descend(&mut self, here: BorrowedFd<'_>, shown: &Path, prefix: &Path) -> Result<(), StoreError> {
         let failed = |e| StoreError::io("read", &shown.join(prefix), e);
         let listed = dir::entries(here).map_err(failed)?;
         let (dirs, mut files): (Vec<_>, Vec<_>) =
             listed.into_iter().partition(|entry| entry.kind == FileType::Directory);
         files.sort_by(|a, b| a.name.cmp(&b.name));
         for entry in files.iter().filter(|entry| entry.name.to_bytes() != MANIFEST_FILE.as_bytes()) {
-            let name = entry.name.to_string_lossy();
-            let failed = |e| StoreError::io("read", &shown.join(prefix).join(&*name), e);
-            // The helper followed links to files and did not descend into linked directories.
-            let mut file = dir::open_beneath(here, Path::new(&*name)).map_err(failed)?;
+            let path = prefix.join(OsStr::from_bytes(entry.name.to_bytes()));
+            let failed = |e| StoreError::io("read", &shown.join(&path), e);
+            // The helper followed links to files, here as far as they stay in the version, and did not descend
+            // into linked directories.
+            let mut file = dir::open_beneath(self.top, &path).map_err(failed)?;
             if !file.metadata().map_err(failed)?.is_file() {
                 continue;
             }
-            self.hasher.update(format!("{prefix}{name}").as_bytes());
+            self.hasher.update(path.as_os_str().as_bytes());
             self.bytes += self.feed(&mut file).map_err(failed)?;
             self.files += 1;
         }
         for entry in dirs {
             let below = dir::open_cstr(here, &entry.name).map_err(|e| failed(e.into()))?;
-            self.descend(below.as_fd(), shown, &format!("{prefix}{}/", entry.name.to_string_lossy()))?;
+            self.descend(below.as_fd(), shown, &prefix.join(OsStr::from_bytes(entry.name.to_bytes())))?;
         }
         Ok(())
     }

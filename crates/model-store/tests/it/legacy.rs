@@ -67,6 +67,7 @@ fn a_legacy_checksum_agrees_with_python() {
         fs::write(dir.join(format!("Größe{i}")), b"top").unwrap();
     }
     symlink("Größe1", dir.join("link")).unwrap();
+    symlink("../../Größe2", dir.join("d1/e1/up")).unwrap();
     let output = Command::new("python3").args(["-c", PYTHON_CHECKSUM]).arg(&dir).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     write_manifest(&dir, String::from_utf8(output.stdout).unwrap().trim());
