@@ -182,8 +182,14 @@ impl Payload {
         if scan.links == Links::Follow && leads_to_file(here, name) {
             return self.file(here, name, path, AtFlags::empty());
         }
-        let LinkText::To(target) = dir::read_link(here, name)? else {
-            return Err(io::Error::other("changed while it was looked at"));
+        let target = match dir::read_link(here, name) {
+            Ok(LinkText::To(target)) => target,
+            Ok(_) => return Err(io::Error::other("changed while it was looked at")),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                self.refuse(path.into(), "is a symbolic link whose target is not UTF-8");
+                return Ok(());
+            }
+            Err(e) => return Err(e),
         };
         match dir::stays_beneath(scan.top, path.as_path()) {
             Ok(()) => self.links.push(LinkEntry { path, target }),

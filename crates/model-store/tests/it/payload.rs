@@ -59,6 +59,12 @@ const HOSTILE: &[(&str, Plant, &str, &str)] = &[
         "circle",
     ),
     ("a link to a special file", |d| link("/proc/self/fd/0", d, "l"), "l", "leaves the version"),
+    (
+        "a link to what is not UTF-8",
+        |d| symlink(OsStr::from_bytes(b"o\xff"), d.join("l")).unwrap(),
+        "l",
+        "target is not UTF-8",
+    ),
     ("a named pipe", |d| mknod(d, "p", rustix::fs::FileType::Fifo), "p", "named pipe"),
     ("a socket", |d| drop(UnixListener::bind(d.join("s")).unwrap()), "s", "socket"),
     ("setuid", |d| put_mode(d, 0o4755), "m", "setuid"),
