@@ -17,7 +17,7 @@ use crate::holder::{host_name, now, user_name};
 use crate::layout::{AgentDir, CURRENT_LINK, HISTORY_FILE};
 use crate::names::VersionName;
 
-/// How much of the file's end is looked at for its last record.
+/// How much of the file's end is looked at first for its last record; then four times as much, and so on.
 const TAIL_BYTES: u64 = 64 * 1024;
 
 /// Why a pointer moved.
@@ -52,6 +52,13 @@ pub struct Record {
     pub reason: Option<String>,
 }
 
+/// What a repair has to know of a record, whatever a newer program may have done and why.
+#[derive(Deserialize)]
+struct Move {
+    pointer: String,
+    to: Option<VersionName>,
+}
+
 /// Who this process acts for.
 pub(crate) fn default_actor() -> String {
     format!("{}@{}", user_name(), host_name())
@@ -73,7 +80,7 @@ pub(crate) fn repair(agent: &AgentDir) -> Result<(), StoreError> {
         return Ok(());
     }
     let file = durable::open_control(agent.handle(), HISTORY_FILE).map_err(failed)?;
-    let Some(last) = last_record(&file).map_err(failed)? else {
+    let Some(last) = last_move(&file).map_err(failed)? else {
         return Ok(());
     };
     let current = agent.current()?.map(|pointer| pointer.version);
@@ -95,17 +102,31 @@ pub(crate) fn repair(agent: &AgentDir) -> Result<(), StoreError> {
 }
 
 /// The last record about `current`; a torn line at the end is cut off.
-fn last_record(file: &File) -> io::Result<Option<Record>> {
-    let length = file.metadata()?.len();
-    let begin = length.saturating_sub(TAIL_BYTES);
-    let mut tail = vec![0; usize::try_from(length - begin).unwrap_or_default()];
-    file.read_exact_at(&mut tail, begin)?;
-    let ended = tail.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
-    if ended < tail.len() {
-        durable::truncate(file, begin + ended as u64)?;
+fn last_move(file: &File) -> io::Result<Option<Move>> {
+    let mut length = file.metadata()?.len();
+    let mut tail_bytes = TAIL_BYTES;
+    loop {
+        let begin = length.saturating_sub(tail_bytes);
+        let mut tail = vec![0; usize::try_from(length - begin).map_err(io::Error::other)?];
+        file.read_exact_at(&mut tail, begin)?;
+        // Where the file's beginning is out of sight, so may be that of the first line.
+        let whole = match tail.iter().position(|&b| b == b'\n') {
+            _ if begin == 0 => 0,
+            Some(at) => at + 1,
+            None => tail.len(),
+        };
+        let ended = tail.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+        if ended < tail.len() && (ended > 0 || begin == 0) {
+            length = begin + ended as u64;
+            durable::truncate(file, length)?;
+        }
+        let lines = tail[whole.min(ended)..ended].split(|&b| b == b'\n').rev();
+        let last = lines
+            .filter_map(|line| serde_json::from_slice::<Move>(line).ok())
+            .find(|last| last.pointer == CURRENT_LINK);
+        if last.is_some() || begin == 0 {
+            return Ok(last);
+        }
+        tail_bytes = tail_bytes.saturating_mul(4);
     }
-    let records = tail[..ended].split(|&b| b == b'\n').rev();
-    Ok(records
-        .filter_map(|line| serde_json::from_slice::<Record>(line).ok())
-        .find(|record| record.pointer == CURRENT_LINK))
 }

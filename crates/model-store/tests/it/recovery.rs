@@ -90,3 +90,35 @@ fn a_directory_whose_maker_died_before_it_got_its_mode_gets_it() {
         assert_eq!(mode, 0o2775, "{} has mode {mode:o}", dir.display());
     }
 }
+
+#[test]
+fn a_record_of_a_newer_program_is_no_reason_to_reconcile() {
+    let fixture = Fixture::with_v1();
+    let path = fixture.agent_dir().join("history.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    // Somebody went to v0 and came back by ways that this program does not know.
+    let to =
+        |to: &str| text.replace("publish", "rollback").replace(r#""to":"v1""#, &format!(r#""to":"{to}""#));
+    fs::write(&path, format!("{text}{}", to("v0"))).unwrap();
+    drop(fixture.store.stage_new(&scout(), &version("v2")).unwrap());
+    assert_eq!(fixture.history().len(), 3, "v0 is not current: that is said");
+    fs::write(&path, format!("{text}{}{}", to("v0"), to("v1"))).unwrap();
+    drop(fixture.store.stage_new(&scout(), &version("v2")).unwrap());
+    assert_eq!(fixture.history().len(), 3, "v1 is current");
+}
+
+#[test]
+fn a_long_reason_is_read_to_its_beginning() {
+    let fixture = Fixture::with_v1();
+    for (name, length) in [("v2", 70_000), ("v3", 400_000)] {
+        let options =
+            FinalizeOptions { reason: Some("why ".repeat(length / 4)), ..FinalizeOptions::default() };
+        fixture.publish_with(name, &[("x", b"x")], options).unwrap();
+    }
+    let path = fixture.agent_dir().join("history.jsonl");
+    let whole = fs::read_to_string(&path).unwrap();
+    // A long line that its writer did not end.
+    fs::write(&path, format!("{whole}{}", &whole[whole.len() / 2..whole.len() - 1])).unwrap();
+    drop(fixture.store.stage_new(&scout(), &version("v4")).unwrap());
+    assert_eq!(fs::read_to_string(&path).unwrap(), whole);
+}
