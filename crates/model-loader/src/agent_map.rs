@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::LoadError;
-use crate::config::read_json;
+use crate::files::read_json;
 
 /// Names the map's file.
 pub(crate) const VARIABLE: &str = "AGENT_MODEL_MAP";

@@ -52,6 +52,7 @@ impl TextClassifier {
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self, LoadError> {
         let dir = dir.as_ref();
         let config = ModelConfig::from_dir(dir)?;
+        config.refuse_other_heads()?;
         let weights = Weights::open(dir)?;
         let head = Head::load(&config, &weights)?;
         let (tokenizer, encoder) =

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::LoadError;
+use crate::files::read_json;
 
 /// The kinds of encoder this crate runs.
 pub const SUPPORTED_MODEL_TYPES: &str = "bert, roberta, xlm-roberta, camembert";
+
+/// The heads whose results are neither token vectors nor a text's labels.
+const OTHER_HEADS: [&str; 3] = ["ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"];
 
 /// A family of encoders: they differ in position ids, in the classification head and in the names' prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,21 +114,25 @@ impl ModelConfig {
         }
     }
 
+    /// An error if the model was saved with a head that nothing here runs: its encoder alone would load, and answer
+    /// something else than the model does.
+    pub(crate) fn refuse_other_heads(&self) -> Result<(), LoadError> {
+        let other = |name: &&String| OTHER_HEADS.iter().any(|head| name.ends_with(head));
+        match self.architectures.iter().find(other) {
+            Some(name) => Err(LoadError::Unsupported {
+                path: self.path.clone(),
+                what: "architecture",
+                found: name.clone(),
+                supported: "…Model, …ForMaskedLM and …ForPreTraining (their encoder), …ForSequenceClassification",
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the model was saved as a sequence classifier.
     #[must_use]
     pub fn is_sequence_classifier(&self) -> bool {
         self.architectures.iter().any(|name| name.ends_with("ForSequenceClassification"))
-    }
-}
-
-/// Reads a JSON file; `None` when there is none.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LoadError> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|source| LoadError::Json { path: path.to_owned(), source }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(LoadError::Read { path: path.to_owned(), source }),
     }
 }
 

@@ -214,9 +214,12 @@ impl Scope<'_> {
     /// One linear layer, or several with the same input stacked into one product.
     pub(crate) fn linear(&self, names: &[&str], input: usize, output: usize) -> Result<Linear, LoadError> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        weight.reserve_exact(names.len() * input * output);
-        for name in names {
+        for (index, name) in names.iter().enumerate() {
             self.read(&format!("{name}.weight"), &[output, input], &mut weight)?;
+            if index == 0 {
+                // Only now is it certain that the file holds a tensor of the size that config.json claims.
+                weight.reserve_exact((names.len() - 1) * weight.len());
+            }
             self.read(&format!("{name}.bias"), &[output], &mut bias)?;
         }
         let weight = Tensor::from_vec(weight, (names.len() * output, input), &Device::Cpu)

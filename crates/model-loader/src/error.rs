@@ -68,6 +68,22 @@ pub enum LoadError {
         #[source]
         source: std::io::Error,
     },
+    /// A named pipe, a device or a directory is where a file of the model should be.
+    #[error("{} is not a regular file: put the model's file there", path.display())]
+    NotRegular {
+        /// What was found.
+        path: PathBuf,
+    },
+    /// A configuration or a tokenizer is larger than any real one.
+    #[error("{} has {bytes} bytes where at most {max_bytes} are read: fetch it again", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        max_bytes: u64,
+    },
     /// A JSON file does not parse, or not as what it should be.
     #[error("{} is not valid: fetch or write it again", path.display())]
     Json {
@@ -164,9 +180,12 @@ impl LoadError {
             Self::Store(error) => error.exit_code(),
             Self::NotFound { .. } | Self::Missing { .. } => exit::NOT_FOUND,
             Self::Name { .. } => exit::USAGE,
-            Self::Json { .. } | Self::Config { .. } | Self::Weights { .. } | Self::Tensor { .. } => {
-                exit::CORRUPT
-            }
+            Self::NotRegular { .. }
+            | Self::TooLarge { .. }
+            | Self::Json { .. }
+            | Self::Config { .. }
+            | Self::Weights { .. }
+            | Self::Tensor { .. } => exit::CORRUPT,
             Self::Strict { .. } | Self::Pickle { .. } | Self::Unsupported { .. } => exit::REFUSED,
             Self::Read { .. }
             | Self::Tokenizer { .. }

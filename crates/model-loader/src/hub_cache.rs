@@ -7,10 +7,9 @@
 //! ```
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::LoadError;
+use crate::{LoadError, files};
 
 /// The branch that a model is taken from when none is named.
 pub const DEFAULT_REVISION: &str = "main";
@@ -39,12 +38,9 @@ pub fn find_in(cache: &Path, model_id: &str, revision: &str) -> Result<Option<Ca
     let repository = cache.join(folder_name(model_id)?);
     check_revision(revision)?;
     let reference = repository.join("refs").join(revision);
-    let commit = match std::fs::read_to_string(&reference) {
-        Ok(commit) => commit.trim().to_owned(),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            revision.to_owned()
-        }
-        Err(source) => return Err(LoadError::Read { path: reference, source }),
+    let commit = match files::read(&reference)? {
+        Some(commit) => String::from_utf8_lossy(&commit).trim().to_owned(),
+        None => revision.to_owned(),
     };
     if !is_commit(&commit) {
         // Not a branch that the cache knows, and not a commit by itself.

@@ -27,7 +27,7 @@ impl InplaceOp1 for Bias<'_> {
             match self.activation {
                 None => {}
                 Some(Activation::Gelu) => {
-                    each(row, |x| 0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2)))
+                    each(row, |x| 0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2)));
                 }
                 Some(Activation::GeluTanh) => each(row, |x| {
                     let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::config::read_json;
+use crate::files::read_json;
 use crate::{Hidden, LoadError};
 
 /// One way to make a text's vector from those of its tokens.

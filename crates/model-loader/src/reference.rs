@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::weights::Weights;
 use crate::{Encoder, LoadError, ModelConfig, SentenceEmbedder, TextClassifier, TokenBatch, Tokenizer};
 
 /// What a model gives for a text.
@@ -17,13 +18,23 @@ pub enum Head {
 
 impl Head {
     /// The head that a folder's files call for: `modules.json` makes a sentence embedder, an architecture named
-    /// `…ForSequenceClassification` a classifier, and anything else gives hidden states.
+    /// `…ForSequenceClassification` a classifier, and a bare or a masked language model gives hidden states. Without
+    /// `architectures` in `config.json`, a classifier is known by its weights.
+    ///
+    /// Other heads, such as `…ForTokenClassification`, are an [`LoadError::Unsupported`].
     pub fn detect(dir: impl AsRef<Path>) -> Result<Self, LoadError> {
         let dir = dir.as_ref();
         if dir.join("modules.json").is_file() {
             return Ok(Self::SentenceEmbedding);
         }
-        let classifies = ModelConfig::from_dir(dir)?.is_sequence_classifier();
+        let config = ModelConfig::from_dir(dir)?;
+        config.refuse_other_heads()?;
+        let classifies = if config.architectures.is_empty() {
+            let weights = Weights::open(dir)?;
+            ["classifier.weight", "classifier.out_proj.weight"].iter().any(|name| weights.contains(name))
+        } else {
+            config.is_sequence_classifier()
+        };
         Ok(if classifies { Self::SequenceClassification } else { Self::HiddenStates })
     }
 

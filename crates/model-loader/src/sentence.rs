@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use crate::batch::by_length;
-use crate::config::read_json;
+use crate::files::read_json;
 use crate::pooling::normalize;
 use crate::resolve::{ResolveOptions, ResolvedModel};
 use crate::weights::{Weights, all_finite};

@@ -9,11 +9,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{NormalizerWrapper, PostProcessor as _, TruncationDirection, TruncationParams};
 
-use crate::config::read_json;
+use crate::files::{self, read_json};
 use crate::{LoadError, ModelConfig, Tokens};
 
-/// The names sentence-transformers has used for the file, first found wins.
-const SENTENCE_CONFIGS: [&str; 7] = [
+/// The names that sentence-transformers has used for its file beside `config.json`; the first found wins.
+pub const SENTENCE_CONFIG_NAMES: [&str; 7] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
@@ -56,19 +56,16 @@ impl Tokenizer {
     pub fn from_dir(dir: impl AsRef<Path>, config: &ModelConfig) -> Result<Self, LoadError> {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => LoadError::Missing {
-                path: path.clone(),
-                next: "write it with `python -c \"from transformers import AutoTokenizer; \
-                       AutoTokenizer.from_pretrained('.').save_pretrained('.')\"` in that folder"
-                    .to_owned(),
-            },
-            _ => LoadError::Read { path: path.clone(), source },
+        let bytes = files::read(&path)?.ok_or_else(|| LoadError::Missing {
+            path: path.clone(),
+            next: "write it with `python -c \"from transformers import AutoTokenizer; \
+                   AutoTokenizer.from_pretrained('.').save_pretrained('.')\"` in that folder"
+                .to_owned(),
         })?;
         let failed = |source| LoadError::Tokenizer { path: path.clone(), source };
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
         let settings: TokenizerConfig = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
-        let sentence = SENTENCE_CONFIGS
+        let sentence = SENTENCE_CONFIG_NAMES
             .iter()
             .find_map(|name| read_json::<SentenceConfig>(&dir.join(name)).transpose())
             .transpose()?

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +15,7 @@ use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
 use crate::LoadError;
-use crate::config::read_json;
+use crate::files::{self, read_json};
 
 /// The format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -146,12 +145,9 @@ impl Weights {
 
 impl Shard {
     fn open(path: PathBuf) -> Result<Self, LoadError> {
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => LoadError::Missing {
-                path: path.clone(),
-                next: "model.safetensors.index.json names it as a shard; fetch it".to_owned(),
-            },
-            _ => LoadError::Read { path: path.clone(), source: error },
+        let file = files::open(&path)?.ok_or_else(|| LoadError::Missing {
+            path: path.clone(),
+            next: "model.safetensors.index.json names it as a shard; fetch it".to_owned(),
         })?;
         let bytes = file.metadata().map_err(LoadError::read(&path))?.len();
         let damaged = |reason| LoadError::Weights { path: path.clone(), reason };
@@ -169,7 +165,7 @@ impl Shard {
         read(&mut json, 8)?;
         let header: Metadata = serde_json::from_slice(&json)
             .map_err(|error| damaged(format!("its header is not that of a safetensors file ({error})")))?;
-        let promised = 8 + header_bytes + header.data_len() as u64;
+        let promised = (8 + header_bytes).saturating_add(header.data_len() as u64);
         if promised != bytes {
             return Err(damaged(format!("it has {bytes} bytes where its header promises {promised}")));
         }
