@@ -1,11 +1,12 @@
 //! `build-engine --agent …`: the main job.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use model_store::{Activation, ModelStore, exit};
 use onnx_export::Precision;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use trt_compiler::engine::BuildOptions;
 use trt_compiler::{EngineWish, Interrupt, Job, Runtimes, Target, Thresholds, default_version, now, texts};
 
@@ -18,7 +19,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode, Failure> {
     let job = job(args)?;
     let mut out = anstream::stdout();
     if args.dry_run {
-        let plan = trt_compiler::plan(&job)?;
+        let plan = trt_compiler::dry_run(&job)?;
         let text =
             if args.json { to_json(&plan)? } else { show::plan(&plan, job.engine == EngineWish::Build) };
         writeln!(out, "{text}").map_err(Failure::output)?;
@@ -41,7 +42,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode, Failure> {
 /// clears what it leaves.
 fn listen() -> Result<Interrupt, Failure> {
     let interrupt = Interrupt::default();
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register_conditional_shutdown(signal, exit::INTERRUPTED.into(), interrupt.flag())
             .and_then(|_| signal_hook::flag::register(signal, interrupt.flag()))
             .map_err(|error| Failure::new(exit::FAILURE, error))?;
@@ -54,17 +55,15 @@ fn job(args: &BuildArgs) -> Result<Job, Failure> {
         return Err(Failure::message(exit::USAGE, "an agent is needed: --agent AGENT".to_owned()));
     };
     let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
-    // A first publish makes the store. A dry run does not: it needs one to read only if it names no source.
-    let named = args.source.is_some() || args.model_id.is_some();
-    let store = if named && !args.dry_run { ModelStore::create(root)? } else { ModelStore::open(root)? };
-    let source = source::resolve(args, &agent, &store)?;
-    let texts = match &args.texts {
-        None => texts::built_in(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                Failure::new(exit::NOT_FOUND, error).context(format!("cannot read {}", path.display()))
-            })?;
-            texts::from_lines(&text)
+    let texts = args.texts.as_deref().map_or_else(|| Ok(texts::built_in()), read_texts)?;
+    let (store, source) = match source::named(args)? {
+        // A first publish makes the store; a dry run makes nothing.
+        Some(source) if !args.dry_run => (ModelStore::create(root)?, source),
+        Some(source) => (ModelStore::open(root)?, source),
+        None => {
+            let store = ModelStore::open(root)?;
+            let source = source::of_agent(args, &agent, &store)?;
+            (store, source)
         }
     };
     let mut targets = if args.target.is_empty() { Target::DEFAULT.to_vec() } else { args.target.clone() };
@@ -98,6 +97,18 @@ fn job(args: &BuildArgs) -> Result<Job, Failure> {
         runtimes: Runtimes::from_env(),
         build: BuildOptions { timeout: args.build_timeout, ..build },
     })
+}
+
+fn read_texts(path: &Path) -> Result<Vec<String>, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::io(error).context(format!("cannot read the texts in {}", path.display()))
+    })?;
+    let texts = texts::from_lines(&text);
+    if texts.is_empty() {
+        let nothing = format!("{} holds no text: one a line is wanted", path.display());
+        return Err(Failure::message(exit::USAGE, nothing));
+    }
+    Ok(texts)
 }
 
 /// The table's thresholds with what the command line says otherwise.

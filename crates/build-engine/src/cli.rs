@@ -86,7 +86,13 @@ pub(crate) struct BuildArgs {
     pub(crate) model_id: Option<String>,
 
     /// Branch, tag or commit of the model
-    #[arg(long, value_name = "REVISION", help_heading = "Source", default_value = "main")]
+    #[arg(
+        long,
+        value_name = "REVISION",
+        help_heading = "Source",
+        default_value = "main",
+        conflicts_with = "source"
+    )]
     pub(crate) revision: String,
 
     /// Take the model from a folder [default: the agent's current version, else its entry in the agent map]
@@ -130,11 +136,11 @@ pub(crate) struct BuildArgs {
     pub(crate) texts: Option<PathBuf>,
 
     /// Allow this largest difference, as a share of the largest reference value [default: by precision]
-    #[arg(long, value_name = "X", help_heading = "Gate")]
+    #[arg(long, value_name = "X", help_heading = "Gate", value_parser = parse_difference)]
     pub(crate) max_abs: Option<f64>,
 
     /// Ask for at least this cosine between an output and its reference [default: by precision]
-    #[arg(long, value_name = "X", help_heading = "Gate")]
+    #[arg(long, value_name = "X", help_heading = "Gate", value_parser = parse_cosine)]
     pub(crate) min_cosine: Option<f64>,
 
     /// Say what would be done, and write nothing
@@ -157,6 +163,16 @@ fn parse_precision(word: &str) -> Result<Precision, String> {
 
 fn parse_pattern(text: &str) -> Result<Pattern, String> {
     Pattern::new(text).map_err(|error| error.to_string())
+}
+
+fn parse_difference(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|x| x.is_finite() && *x >= 0.0);
+    number.ok_or_else(|| format!("{text:?} is no difference: a number from 0 on"))
+}
+
+fn parse_cosine(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|x| (-1.0..=1.0).contains(x));
+    number.ok_or_else(|| format!("{text:?} is no cosine: a number from -1 to 1"))
 }
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {

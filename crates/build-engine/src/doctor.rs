@@ -3,17 +3,20 @@
 use std::fmt::Display;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 use model_loader::hub_cache;
 use model_store::{ModelStore, exit};
 use serde::Serialize;
-use trt_compiler::{MissingRuntime, Runtimes, onnxruntime_version, tensorrt_version};
+use trt_compiler::session::{OnnxRuntime, SessionError};
+use trt_compiler::{MissingRuntime, Runtimes, tensorrt_version};
 
 use crate::cli::DoctorArgs;
 use crate::failure::Failure;
 use crate::show::{BAD, GOOD, QUIET};
+
+/// What brings a library that is there but of no use.
+const INSTALL: &str = "`make runtimes` in a checkout installs one that can be used";
 
 /// How much something matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -49,14 +52,7 @@ impl Finding {
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let runtimes = Runtimes::from_env();
-    let findings = [
-        library("onnx runtime", runtimes.onnxruntime(), onnxruntime_version),
-        builder(&runtimes),
-        driver(),
-        gpu(),
-        store(args),
-        cache(),
-    ];
+    let findings = [onnxruntime(&runtimes), tensorrt(&runtimes), driver(), gpu(), store(args), cache()];
     let text = if args.json {
         serde_json::to_string_pretty(&findings).map_err(|error| Failure::new(exit::FAILURE, error))?
     } else {
@@ -77,30 +73,40 @@ fn line(finding: &Finding) -> String {
     format!("{:<14} {style}{word:<8}{style:#} {}{next}", finding.what, finding.found)
 }
 
-fn library<E: Display>(
-    what: &'static str,
-    path: Result<std::path::PathBuf, MissingRuntime>,
-    version: impl FnOnce(&Path) -> Result<String, E>,
-) -> Finding {
-    let install = "make runtimes";
-    match path {
-        Err(missing) => Finding::lacking(what, State::Missing, missing, install),
-        Ok(path) => match version(&path) {
-            Ok(version) => Finding::ok(what, format!("{version}  {}", path.display())),
-            Err(error) => {
-                Finding::lacking(what, State::Missing, format!("{}: {error}", path.display()), install)
-            }
-        },
+fn onnxruntime(runtimes: &Runtimes) -> Finding {
+    let what = "onnx runtime";
+    match OnnxRuntime::open(runtimes) {
+        Ok(opened) => Finding::ok(what, format!("{}  {}", opened.version, opened.path.display())),
+        Err(SessionError::Missing(missing)) => lacking(what, &missing),
+        Err(error) => Finding::lacking(what, State::Missing, error, INSTALL),
     }
 }
 
-fn builder(runtimes: &Runtimes) -> Finding {
+fn tensorrt(runtimes: &Runtimes) -> Finding {
     let what = "tensorrt-rtx";
     if !cfg!(feature = "tensorrt") {
         let next = "cargo build -p build-engine (the feature `tensorrt` is on by default)";
         return Finding::lacking(what, State::Absent, "this binary was built without it: no engines", next);
     }
-    library(what, runtimes.tensorrt_rtx().map(|libraries| libraries.core), tensorrt_version)
+    let libraries = match runtimes.tensorrt_rtx() {
+        Ok(libraries) => libraries,
+        Err(missing) => return lacking(what, &missing),
+    };
+    match tensorrt_version(&libraries.core, Some(&libraries.parser)) {
+        Ok(version) => Finding::ok(what, format!("{version}  {}", libraries.core.display())),
+        Err(error) => {
+            let cause =
+                std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let found = format!("{} and its parser do not open: {error}{cause}", libraries.core.display());
+            Finding::lacking(what, State::Missing, found, INSTALL)
+        }
+    }
+}
+
+fn lacking(what: &'static str, missing: &MissingRuntime) -> Finding {
+    let searched: Vec<String> = missing.searched.iter().map(|path| path.display().to_string()).collect();
+    let found = format!("no {} in {}", missing.file, searched.join(", "));
+    Finding::lacking(what, State::Missing, found, missing.next())
 }
 
 fn driver() -> Finding {

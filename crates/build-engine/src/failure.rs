@@ -24,6 +24,12 @@ impl Failure {
         Self { error: anyhow::Error::msg(sentence), code }
     }
 
+    /// A file could not be read: not found (3) if that is why, else a failure.
+    pub(crate) fn io(error: io::Error) -> Self {
+        let code = if error.kind() == io::ErrorKind::NotFound { exit::NOT_FOUND } else { exit::FAILURE };
+        Self::new(code, error)
+    }
+
     /// The same failure, said to have happened while doing `what`.
     pub(crate) fn context(self, what: String) -> Self {
         Self { error: self.error.context(what), ..self }

@@ -9,18 +9,21 @@ use trt_compiler::{ModelSource, Provenance};
 use crate::cli::BuildArgs;
 use crate::failure::Failure;
 
-/// Finds the model, without a network.
-pub(crate) fn resolve(
+/// The model that `--model-id` or `--source` names.
+pub(crate) fn named(args: &BuildArgs) -> Result<Option<ModelSource>, Failure> {
+    match (&args.model_id, &args.source) {
+        (Some(id), _) => from_cache(id, &args.revision).map(Some),
+        (None, Some(folder)) => from_folder(folder).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The model that the agent runs now, or that the agent map names for it.
+pub(crate) fn of_agent(
     args: &BuildArgs,
     agent: &AgentName,
     store: &ModelStore,
 ) -> Result<ModelSource, Failure> {
-    if let Some(id) = &args.model_id {
-        return from_cache(id, &args.revision);
-    }
-    if let Some(folder) = &args.source {
-        return from_folder(folder);
-    }
     if let Some(current) = store.get_current(agent)? {
         return Ok(ModelSource::Published(current));
     }
@@ -39,8 +42,12 @@ pub(crate) fn resolve(
 
 fn from_folder(folder: &Path) -> Result<ModelSource, Failure> {
     let path = folder.canonicalize().map_err(|error| {
-        Failure::new(exit::NOT_FOUND, error).context(format!("cannot open the source {}", folder.display()))
+        Failure::io(error).context(format!("cannot open the source {}", folder.display()))
     })?;
+    if !path.is_dir() {
+        let hint = "give the folder that has config.json and *.safetensors";
+        return Err(Failure::message(exit::USAGE, format!("{} is not a folder; {hint}", folder.display())));
+    }
     let provenance = Provenance::Folder { path: path.display().to_string() };
     Ok(ModelSource::Folder { path, provenance })
 }

@@ -1,8 +1,8 @@
 //! A Hugging Face model folder: `config.json` and the headers of its safetensors files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::Metadata;
@@ -89,6 +89,13 @@ impl Checkpoint {
     pub fn config<T: serde::de::DeserializeOwned>(&self) -> Result<T, ExportError> {
         T::deserialize(&self.config)
             .map_err(|error| ExportError::Config { path: self.config_path(), reason: error.to_string() })
+    }
+
+    /// Names of the files that hold the weights, sorted.
+    pub fn weight_files(&self) -> impl Iterator<Item = &str> {
+        let files = self.tensors.values().map(|tensor| tensor.file.as_str());
+        let foreign = self.foreign.values().map(|(file, _)| file.as_str());
+        files.chain(foreign).collect::<BTreeSet<_>>().into_iter()
     }
 
     /// Names of all tensors that a graph can hold, sorted.
@@ -190,7 +197,7 @@ impl Checkpoint {
 fn read_header(path: &Path) -> Result<(u64, Metadata), ExportError> {
     let io = |source| ExportError::Io { doing: "read", path: path.to_owned(), source };
     let corrupt = |reason: String| ExportError::Corrupt { path: path.to_owned(), reason };
-    let mut file = File::open(path).map_err(io)?;
+    let mut file = open(path).map_err(io)?;
     let file_bytes = file.metadata().map_err(io)?.len();
     let mut length = [0; 8];
     if file_bytes < 8 {
@@ -212,10 +219,18 @@ fn read_header(path: &Path) -> Result<(u64, Metadata), ExportError> {
     Ok((8 + length, metadata))
 }
 
+/// Opens a regular file. A pipe would block for ever and a device never end.
+fn open(path: &Path) -> io::Result<File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    File::open(path)
+}
+
 fn read_json(path: &Path) -> Result<Value, ExportError> {
     let io = |source| ExportError::Io { doing: "read", path: path.to_owned(), source };
     let mut text = Vec::new();
-    let file = File::open(path).map_err(io)?;
+    let file = open(path).map_err(io)?;
     file.take(MAX_JSON_BYTES + 1).read_to_end(&mut text).map_err(io)?;
     if text.len() as u64 > MAX_JSON_BYTES {
         let reason = format!("it is larger than {} MiB", MAX_JSON_BYTES >> 20);

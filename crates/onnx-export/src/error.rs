@@ -89,6 +89,14 @@ pub enum ExportError {
         /// The shape that config.json implies.
         expected: Vec<usize>,
     },
+    /// A pattern of modules to keep in fp32 names none.
+    #[error(
+        "no module of this model is named by {pattern:?}; names look like encoder.layer.0.attention.self.query, and a leading part may be left out"
+    )]
+    NoSuchModule {
+        /// The pattern.
+        pattern: String,
+    },
     /// A weight has a type that no graph can hold.
     #[error("{}: tensor {tensor:?} is stored as {dtype}, which cannot be a weight of this graph (F32, F16, BF16 or F64 can)", file.display())]
     Dtype {
@@ -102,10 +110,11 @@ pub enum ExportError {
 }
 
 impl ExportError {
-    /// The exit code that a command ends with: 3 not found, 4 corrupt, 6 refused, 1 otherwise.
+    /// The exit code that a command ends with: 2 usage, 3 not found, 4 corrupt, 6 refused, 1 otherwise.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::NoSuchModule { .. } => 2,
             Self::NoConfig { .. } => 3,
             Self::Config { .. } | Self::Corrupt { .. } | Self::MissingTensor { .. } | Self::Shape { .. } => 4,
             Self::NoWeights { .. }

@@ -62,10 +62,10 @@ impl ExportOptions {
         Self { head, precision, lowering: Lowering::TensorRt, keep_fp32: Vec::new(), bf16: Bf16::Native }
     }
 
-    /// Whether a pattern of `keep_fp32` names `module`, or the module from one of its dots on.
-    pub(crate) fn keeps_fp32(&self, module: &str) -> bool {
+    /// The pattern of `keep_fp32` that names `module`, or the module from one of its dots on; by index.
+    pub(crate) fn keeps_fp32(&self, module: &str) -> Option<usize> {
         let endings = || std::iter::once(0).chain(module.match_indices('.').map(|(dot, _)| dot + 1));
-        self.keep_fp32.iter().any(|pattern| {
+        self.keep_fp32.iter().position(|pattern| {
             endings().any(|start| module.get(start..).is_some_and(|ending| pattern.matches(ending)))
         })
     }
@@ -157,6 +157,9 @@ pub fn export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Export
             let (logits, labels) = family.classify(&mut graph, &hidden)?;
             graph.output(options.head.output(), &logits, &[Dim::Batch, Dim::Fixed(labels)]);
         }
+    }
+    if let Some(pattern) = graph.idle_pattern() {
+        return Err(ExportError::NoSuchModule { pattern: pattern.to_owned() });
     }
     let (proto, weight_bytes, weight_casts) = graph.finish();
     let mut report = ExportReport {

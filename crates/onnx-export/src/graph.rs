@@ -1,6 +1,7 @@
 //! The graph under construction: values with their element types, named nodes, weights that stay where they are.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::checkpoint::Checkpoint;
 use crate::proto::{
@@ -49,6 +50,8 @@ pub(crate) struct Graph<'a> {
     names: HashMap<String, usize>,
     weight_bytes: u64,
     weight_casts: usize,
+    /// Which patterns of `keep_fp32` named a module, by index.
+    kept: RefCell<BTreeSet<usize>>,
 }
 
 impl<'a> Graph<'a> {
@@ -63,6 +66,7 @@ impl<'a> Graph<'a> {
             names: HashMap::new(),
             weight_bytes: 0,
             weight_casts: 0,
+            kept: RefCell::default(),
         }
     }
 
@@ -79,7 +83,11 @@ impl<'a> Graph<'a> {
     /// The element type that the current module computes in: the precision's, or `F32` where `keep_fp32` names the module.
     pub(crate) fn compute_type(&self) -> DataType {
         let module = self.scope.join(".");
-        if self.options.keeps_fp32(&module) { DataType::F32 } else { self.options.precision.compute_type() }
+        let kept = self.options.keeps_fp32(&module);
+        if let Some(pattern) = kept {
+            self.kept.borrow_mut().insert(pattern);
+        }
+        if kept.is_some() { DataType::F32 } else { self.options.precision.compute_type() }
     }
 
     /// Runs `write` inside the module `name` (which may contain dots).
@@ -305,6 +313,13 @@ impl<'a> Graph<'a> {
             name = format!("{name}_{count}");
         }
         name
+    }
+
+    /// The first pattern of `keep_fp32` that named no module.
+    pub(crate) fn idle_pattern(&self) -> Option<&str> {
+        let kept = self.kept.borrow();
+        let idle = self.options.keep_fp32.iter().enumerate().find(|(index, _)| !kept.contains(index));
+        idle.map(|(_, pattern)| pattern.as_str())
     }
 
     /// The finished graph, bytes of weights it points at, and how many of them it casts.

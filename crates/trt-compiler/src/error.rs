@@ -59,6 +59,11 @@ pub enum CompileError {
         /// The longest sequence the model takes.
         longest: usize,
     },
+    /// SM 75 has no matrix products in fp32 or bf16.
+    #[error(
+        "TensorRT-RTX builds for SM 75 (Turing) only what computes in fp16 throughout: sentence embeddings and hidden states in --precision fp16, no class scores; leave 75 out of --target"
+    )]
+    Turing,
     /// A file could not be read or written.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -120,7 +125,10 @@ impl CompileError {
             // A model that gives NaN is refused as a graph that does is.
             Self::Reference(LoadError::NotFinite { .. }) | Self::Gate { .. } => exit::REFUSED,
             Self::Reference(error) => error.exit_code(),
-            Self::Profile { .. } => exit::USAGE,
+            Self::Profile { .. } | Self::Turing => exit::USAGE,
+            Self::Engine(EngineError::Refused { stage, .. }) if stage.starts_with("load") => {
+                exit::ENVIRONMENT
+            }
             Self::Missing(_)
             | Self::Session(SessionError::Missing(_) | SessionError::Unusable { .. })
             | Self::Engine(EngineError::Memory { .. } | EngineError::Spawn { .. }) => exit::ENVIRONMENT,

@@ -74,8 +74,8 @@ pub struct Comparison {
 /// Where two outputs differ most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Worst {
-    /// Row, counted from 0.
-    pub row: usize,
+    /// The text, counted from 1: its line where the texts came from a file.
+    pub text: usize,
     /// Column, counted from 0.
     pub column: usize,
     /// What the reference has there.
@@ -87,11 +87,11 @@ pub struct Worst {
 impl Comparison {
     /// What is wrong with the output by itself, whatever the reference.
     fn broken(&self) -> Vec<String> {
-        let Worst { row, column, reference, .. } = self.worst;
+        let Worst { text, column, reference, .. } = self.worst;
         let mut failures = Vec::new();
         if self.nan + self.infinite > 0 {
             failures.push(format!(
-                "{} values are NaN and {} infinite, of {}; one is at row {row}, column {column}, where the reference has {reference}",
+                "{} values are NaN and {} infinite, of {}; one is at text {text}, column {column}, where the reference has {reference}",
                 self.nan,
                 self.infinite,
                 self.rows * self.columns
@@ -125,13 +125,17 @@ impl Verdict {
     /// In which measures the output is too far from the reference.
     fn too_far(&self) -> Vec<String> {
         let (measured, allowed) = (&self.comparison, self.allowed_abs());
-        let Worst { row, column, reference, found } = measured.worst;
+        let Worst { text, column, reference, found } = measured.worst;
         let mut failures = Vec::new();
         if measured.max_abs > allowed {
             failures.push(format!(
-                "max abs {:.2e} (allowed {allowed:.2e}) at row {row}, column {column}: {found} where the reference has {reference}",
+                "max abs {:.2e} (allowed {allowed:.2e}) at text {text}, column {column}: {found} where the reference has {reference}",
                 measured.max_abs,
             ));
+        }
+        // Rows of one value have no direction: their cosine is a sign, and their largest value always the first.
+        if measured.columns == 1 {
+            return failures;
         }
         if measured.cosine_min < self.thresholds.min_cosine {
             failures
@@ -156,12 +160,20 @@ impl Verdict {
     }
 }
 
+/// A row of an output beside its reference.
+#[derive(Debug)]
+struct Row {
+    text: usize,
+    reference: Vec<f32>,
+    found: Vec<f32>,
+}
+
 /// Collects outputs batch by batch and compares them.
 #[derive(Debug)]
 pub struct Gate {
     output: String,
     top1: bool,
-    rows: Vec<(Vec<f32>, Vec<f32>)>,
+    rows: Vec<Row>,
     shapes: Option<(Vec<usize>, Vec<usize>)>,
 }
 
@@ -172,8 +184,8 @@ impl Gate {
         Self { output: output.into(), top1: scores, rows: Vec::new(), shapes: None }
     }
 
-    /// Adds what reference and graph gave for `batch`.
-    pub fn add(&mut self, batch: &TokenBatch, reference: &Output, found: &Output) {
+    /// Adds what reference and graph gave for `batch`, whose rows are the texts with these numbers.
+    pub fn add(&mut self, batch: &TokenBatch, texts: &[usize], reference: &Output, found: &Output) {
         if reference.shape != found.shape {
             self.shapes = Some((reference.shape.clone(), found.shape.clone()));
             return;
@@ -182,9 +194,12 @@ impl Gate {
         let by_token = reference.shape.len() == 3;
         let rows = reference.values.chunks_exact(columns).zip(found.values.chunks_exact(columns));
         for (index, (reference, found)) in rows.enumerate() {
-            if !by_token || batch.mask().get(index) == Some(&1) {
-                self.rows.push((reference.to_vec(), found.to_vec()));
+            if by_token && batch.mask().get(index) != Some(&1) {
+                continue;
             }
+            let row = if by_token { index / batch.seq() } else { index };
+            let text = texts.get(row).copied().unwrap_or(row);
+            self.rows.push(Row { text, reference: reference.to_vec(), found: found.to_vec() });
         }
     }
 
@@ -192,6 +207,10 @@ impl Gate {
     #[must_use]
     pub fn judge(self, thresholds: Thresholds) -> Verdict {
         let mut verdict = Verdict { comparison: self.compare(), thresholds, failures: Vec::new() };
+        if ![thresholds.max_abs, thresholds.min_cosine, thresholds.min_top1].iter().all(|x| x.is_finite()) {
+            // Nothing is larger or smaller than NaN: such a threshold would let everything pass.
+            verdict.failures.push(format!("cannot be judged by {thresholds:?}"));
+        }
         if let Some((reference, found)) = &self.shapes {
             verdict.failures.push(format!("has shape {found:?} where the reference has {reference:?}"));
         } else if verdict.comparison.rows == 0 {
@@ -208,7 +227,7 @@ impl Gate {
         let mut result = Comparison {
             output: self.output.clone(),
             rows: self.rows.len(),
-            columns: self.rows.first().map_or(0, |(reference, _)| reference.len()),
+            columns: self.rows.first().map_or(0, |row| row.reference.len()),
             max_abs: 0.0,
             worst: Worst::default(),
             mean_abs: 0.0,
@@ -219,10 +238,10 @@ impl Gate {
             nan: 0,
             infinite: 0,
             constant: self.rows.len() > 1
-                && self.rows.windows(2).all(|pair| matches!(pair, [a, b] if a.1 == b.1)),
+                && self.rows.windows(2).all(|pair| matches!(pair, [a, b] if a.found == b.found)),
         };
         let (mut sum, mut agree) = (0.0, 0);
-        for (row, (reference, found)) in self.rows.iter().enumerate() {
+        for Row { text, reference, found } in &self.rows {
             for (column, (&expected, &got)) in reference.iter().zip(found).enumerate() {
                 result.nan += usize::from(got.is_nan());
                 result.infinite += usize::from(got.is_infinite());
@@ -233,7 +252,7 @@ impl Gate {
                 sum += difference;
                 if difference > result.max_abs {
                     result.max_abs = difference;
-                    result.worst = Worst { row, column, reference: expected, found: got };
+                    result.worst = Worst { text: *text, column, reference: expected, found: got };
                 }
             }
             let cosine = cosine(reference, found);
@@ -274,7 +293,7 @@ mod tests {
     fn judge(reference: &[[f32; 2]], found: &[[f32; 2]], scores: bool) -> Verdict {
         let output = |rows: &[[f32; 2]]| Output { shape: vec![rows.len(), 2], values: rows.concat() };
         let mut gate = Gate::new("logits", scores);
-        gate.add(&batch(reference.len()), &output(reference), &output(found));
+        gate.add(&batch(reference.len()), &[1, 2], &output(reference), &output(found));
         gate.judge(Thresholds::of(Precision::Fp16))
     }
 
@@ -292,9 +311,30 @@ mod tests {
         check("rounded", [[1.001, 0.0], [0.0, 0.999]], &[]);
         check("off", [[1.5, 0.0], [0.0, 1.0]], &["max abs 5.00e-1"]);
         check("turned", [[0.5, 1.0], [0.0, 1.0]], &["max abs 1.00e0", "cosine 0.44", "top-1 agreement 1/2"]);
-        check("not a number", [[f32::NAN, 0.0], [0.0, 1.0]], &["1 values are NaN", "row 0, column 0"]);
-        check("infinite", [[1.0, 0.0], [f32::INFINITY, 1.0]], &["1 infinite", "row 1, column 0"]);
+        check("not a number", [[f32::NAN, 0.0], [0.0, 1.0]], &["1 values are NaN", "text 1, column 0"]);
+        check("infinite", [[1.0, 0.0], [f32::INFINITY, 1.0]], &["1 infinite", "text 2, column 0"]);
         check("zeros", [[0.0, 0.0], [0.0, 0.0]], &["all 2 rows"]);
+    }
+
+    #[test]
+    fn thresholds_that_are_no_numbers_let_nothing_pass() {
+        let mut gate = Gate::new("logits", true);
+        let output = Output { shape: vec![1, 2], values: vec![1.0, 2.0] };
+        gate.add(&batch(1), &[1], &output, &output);
+        let verdict = gate.judge(Thresholds { max_abs: f64::NAN, ..Thresholds::of(Precision::Fp32) });
+        assert!(!verdict.passed());
+    }
+
+    #[test]
+    fn a_single_score_near_zero_may_change_its_sign() {
+        let output = |values: &[f32]| Output { shape: vec![2, 1], values: values.to_vec() };
+        let judge = |found: &[f32]| {
+            let mut gate = Gate::new("logits", true);
+            gate.add(&batch(2), &[1, 2], &output(&[1e-4, 0.5]), &output(found));
+            gate.judge(Thresholds::of(Precision::Bf16))
+        };
+        assert!(judge(&[-1e-4, 0.5]).passed());
+        assert!(!judge(&[-0.5, 0.5]).passed());
     }
 
     #[test]
@@ -308,7 +348,7 @@ mod tests {
         let mut gate = Gate::new("logits", true);
         let reference = Output { shape: vec![1, 2], values: vec![1.0, 2.0] };
         let found = Output { shape: vec![2, 1], values: vec![1.0, 2.0] };
-        gate.add(&batch(1), &reference, &found);
+        gate.add(&batch(1), &[1], &reference, &found);
         let verdict = gate.judge(Thresholds::of(Precision::Fp32));
         assert!(verdict.failures.iter().any(|failure| failure.contains("[2, 1]")), "{:?}", verdict.failures);
     }
@@ -321,7 +361,7 @@ mod tests {
         let reference = Output { shape: vec![2, 2, 1], values: vec![1.0, 7.0, 2.0, 3.0] };
         let found = Output { shape: vec![2, 2, 1], values: vec![1.0, f32::NAN, 2.0, 3.0] };
         let mut gate = Gate::new("last_hidden_state", false);
-        gate.add(&batch, &reference, &found);
+        gate.add(&batch, &[1, 2], &reference, &found);
         let verdict = gate.judge(Thresholds::of(Precision::Fp32));
         assert!(verdict.passed(), "{:?}", verdict.failures);
         assert_eq!(verdict.comparison.rows, 3);

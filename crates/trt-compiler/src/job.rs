@@ -126,7 +126,7 @@ pub struct Plan {
 }
 
 /// Reads the model and says what [`run`](crate::run) would do with it. Writes nothing.
-pub fn plan(job: &Job) -> Result<Plan, CompileError> {
+pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
     let folder = job.source.folder();
     let checkpoint = Checkpoint::open(folder)?;
     onnx_export::require_supported(&checkpoint)?;
@@ -140,11 +140,17 @@ pub fn plan(job: &Job) -> Result<Plan, CompileError> {
     if asked as usize > longest {
         return Err(CompileError::Profile { asked, longest });
     }
+    if job.engine == EngineWish::Build && job.targets.iter().any(|target| target.sm() == 75) {
+        let scores = matches!(options.head, Head::SequenceClassification);
+        if job.precision != Precision::Fp16 || scores {
+            return Err(CompileError::Turing);
+        }
+    }
     Ok(Plan {
         agent: job.agent.clone(),
         version: job.version.clone(),
         source: job.source.provenance(),
-        files: files_of(&job.source)?,
+        files: files_of(&job.source, &checkpoint)?,
         profile,
         targets: job.targets.clone(),
         thresholds: job.thresholds.unwrap_or_else(|| Thresholds::of(job.precision)),
@@ -174,18 +180,25 @@ fn head_of(folder: &Path) -> Result<Head, CompileError> {
     })
 }
 
-/// The model's files: as the manifest lists them where there is one, else as the folder holds them.
-fn files_of(source: &ModelSource) -> Result<Vec<String>, CompileError> {
-    if let ModelSource::Published(version) = source
-        && !version.manifest().files.is_empty()
-    {
-        let names = version.manifest().files.iter().map(|file| file.path.as_str());
-        return Ok(names.filter(|name| payload::belongs(name)).map(str::to_owned).collect());
-    }
-    let folder = source.folder();
-    payload::list(folder).map_err(|source| CompileError::Io {
-        doing: "list",
-        path: folder.to_owned(),
-        source,
-    })
+/// The model's files: as the manifest lists them where there is one, else as the folder holds them. Of the weights beside
+/// `config.json`, those that the checkpoint is made of.
+fn files_of(source: &ModelSource, checkpoint: &Checkpoint) -> Result<Vec<String>, CompileError> {
+    let listed = match source {
+        ModelSource::Published(version) if !version.manifest().files.is_empty() => {
+            let names = version.manifest().files.iter().map(|file| file.path.as_str());
+            names.filter(|name| payload::belongs(name)).map(str::to_owned).collect()
+        }
+        _ => {
+            let folder = source.folder();
+            let failed =
+                |source| CompileError::Io { doing: "take the model from", path: folder.to_owned(), source };
+            payload::list(folder).map_err(failed)?
+        }
+    };
+    let is_stray = |name: &String| {
+        !name.contains('/')
+            && name.ends_with(".safetensors")
+            && !checkpoint.weight_files().any(|file| file == name)
+    };
+    Ok(listed.into_iter().filter(|name| !is_stray(name)).collect())
 }

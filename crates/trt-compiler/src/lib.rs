@@ -30,12 +30,12 @@ pub use error::CompileError;
 pub use evidence::{EngineDescription, Evidence, Provenance};
 pub use gate::Thresholds;
 pub use interrupt::{Interrupt, Interrupted};
-pub use job::{EngineWish, Job, ModelSource, Plan, plan};
+pub use job::{EngineWish, Job, ModelSource, Plan};
 pub use naming::{default_version, now};
-pub use native::{onnxruntime_version, tensorrt_version};
+pub use native::tensorrt_version;
 pub use observer::{Observer, Step};
 pub use profile::{Profile, Span};
-pub use run::{Outcome, run};
+pub use run::{Outcome, dry_run, run};
 pub use runtimes::{
     DEFAULT_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, RUNTIMES_VARIABLE, RtxLibraries, Runtimes,
     TENSORRT_RTX_VARIABLE,

@@ -15,7 +15,7 @@ struct OrtApiBase {
 }
 
 /// The version of the ONNX Runtime library at `path`.
-pub fn onnxruntime_version(path: &Path) -> Result<String, libloading::Error> {
+pub(crate) fn onnxruntime_version(path: &Path) -> Result<String, libloading::Error> {
     // SAFETY: ONNX Runtime's initialisers have no preconditions; the symbol has this type since version 1.0, its
     // result is a static object, and the string lives as long as the library, which is held until it is copied.
     unsafe {
@@ -26,11 +26,14 @@ pub fn onnxruntime_version(path: &Path) -> Result<String, libloading::Error> {
     }
 }
 
-/// The version of the TensorRT (or TensorRT-RTX) library at `path`: major.minor.patch.build.
-pub fn tensorrt_version(path: &Path) -> Result<String, libloading::Error> {
-    // SAFETY: the four functions take nothing and return a number (`NvInferRuntime.h`).
+/// The version of the TensorRT-RTX library at `core`: major.minor.patch.build. Also opens the parser beside it, if one is
+/// given, which fails where the two do not belong together.
+pub fn tensorrt_version(core: &Path, parser: Option<&Path>) -> Result<String, libloading::Error> {
+    // SAFETY: the libraries' initialisers have no preconditions (the parser's is that its core is open, which it is), and
+    // the four functions take nothing and return a number (`NvInferRuntime.h`).
     unsafe {
-        let library = Library::new(path)?;
+        let library = Library::new(core)?;
+        let _parser = parser.map(|path| Library::new(path)).transpose()?;
         let mut parts = Vec::new();
         for part in ["Major", "Minor", "Patch", "Build"] {
             let name = format!("getInferLib{part}Version\0");

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Files that a model is made of, by name.
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 14] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -16,7 +16,6 @@ const NAMES: [&str; 15] = [
     "vocab.json",
     "merges.txt",
     "modules.json",
-    "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "model.safetensors.index.json",
     "adapter_config.json",
@@ -35,7 +34,10 @@ pub fn belongs(path: &str) -> bool {
         return false;
     }
     let upper = name.to_ascii_uppercase();
+    // sentence-transformers has named it after the family: sentence_bert_config.json, sentence_roberta_config.json, …
+    let sentence = name.starts_with("sentence_") && name.ends_with("_config.json");
     NAMES.contains(&name)
+        || sentence
         || has_extension(name, "safetensors")
         || has_extension(name, "model") && name.contains("sentencepiece")
         || name == "tokenizer.model"
@@ -46,20 +48,23 @@ fn has_extension(name: &str, extension: &str) -> bool {
     Path::new(name).extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-/// The files of `folder` that belong to a version, sorted. Symbolic links to files count: the Hub's cache is made of them.
+/// The files of `folder` that belong to a version, sorted.
+///
+/// A symbolic link counts if it leads to a file within the folder or, in a snapshot of the Hub's cache, to one of its
+/// blobs. Any other is an error: what it leads to was never meant to be part of a model.
 pub fn list(folder: &Path) -> io::Result<Vec<String>> {
+    let roots = allowed(folder)?;
     let mut files = Vec::new();
     let mut pending = vec![String::new()];
     while let Some(below) = pending.pop() {
         for entry in fs::read_dir(folder.join(&below))? {
-            let Ok(name) = entry?.file_name().into_string() else {
-                continue;
-            };
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
             let path = if below.is_empty() { name } else { format!("{below}/{name}") };
-            let kind = fs::metadata(folder.join(&path))?;
-            if kind.is_dir() && below.is_empty() {
+            if entry.file_type()?.is_dir() && below.is_empty() {
                 pending.push(path);
-            } else if kind.is_file() && belongs(&path) {
+            } else if belongs(&path) {
+                check(&entry.path(), &path, &roots)?;
                 files.push(path);
             }
         }
@@ -68,9 +73,30 @@ pub fn list(folder: &Path) -> io::Result<Vec<String>> {
     Ok(files)
 }
 
+/// Where the files of `folder` may be: in it, or among the blobs of the Hub's cache, `<repository>/blobs` beside
+/// `<repository>/snapshots/<commit>`.
+fn allowed(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let folder = folder.canonicalize()?;
+    let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"));
+    let blobs = snapshots.and_then(Path::parent).map(|repository| repository.join("blobs"));
+    Ok(std::iter::once(folder).chain(blobs).collect())
+}
+
+fn check(file: &Path, name: &str, roots: &[PathBuf]) -> io::Result<()> {
+    let refuse = |reason: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} {reason}")));
+    let Ok(target) = file.canonicalize() else { return refuse("is a link that leads nowhere") };
+    if !roots.iter().any(|root| target.starts_with(root)) {
+        return refuse(&format!("leads out of the folder, to {}", target.display()));
+    }
+    if !fs::metadata(&target)?.is_file() {
+        return refuse("is not a regular file");
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::belongs;
+    use super::{belongs, list};
 
     #[test]
     fn models_and_their_papers_belong_and_nothing_else() {
@@ -79,6 +105,7 @@ mod tests {
         check("model.safetensors", true);
         check("model-00001-of-00002.safetensors", true);
         check("1_Pooling/config.json", true);
+        check("sentence_roberta_config.json", true);
         check("2_Dense/model.safetensors", true);
         check("LICENSE.txt", true);
         check("README.md", true);
@@ -91,5 +118,25 @@ mod tests {
         check(".wheel", false);
         check("modeling_custom.py", false);
         check("evidence.json", false);
+    }
+
+    #[test]
+    fn links_stay_in_the_folder_or_lead_to_blobs_of_the_cache() -> std::io::Result<()> {
+        use std::os::unix::fs::symlink;
+        let scratch = tempfile::tempdir()?;
+        let snapshot = scratch.path().join("snapshots/0123");
+        std::fs::create_dir_all(&snapshot)?;
+        std::fs::create_dir(scratch.path().join("blobs"))?;
+        std::fs::write(scratch.path().join("blobs/ab"), "{}")?;
+        symlink("../../blobs/ab", snapshot.join("config.json"))?;
+        symlink("/nowhere", snapshot.join("notes.txt"))?;
+        assert_eq!(list(&snapshot)?, ["config.json"], "what does not belong is not looked at");
+        for target in ["/etc/passwd", "/nowhere", "/dev/zero"] {
+            symlink(target, snapshot.join("LICENSE"))?;
+            let Err(error) = list(&snapshot) else { panic!("{target} was taken") };
+            assert!(error.to_string().contains("LICENSE"), "{error}");
+            std::fs::remove_file(snapshot.join("LICENSE"))?;
+        }
+        Ok(())
     }
 }

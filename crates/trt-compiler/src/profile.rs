@@ -64,6 +64,10 @@ impl FromStr for Span {
             Ok([min, opt, max]) => Self { min: *min, opt: *opt, max: *max },
             _ => return Err(format!("{text:?} is not one size or MIN,OPT,MAX")),
         };
+        // TensorRT counts in 32 bits with a sign.
+        if i32::try_from(span.max).is_err() {
+            return Err(format!("{text:?}: no size may be over {}", i32::MAX));
+        }
         if span.min == 0 || span.min > span.opt || span.opt > span.max {
             return Err(format!("{text:?}: sizes must rise from at least 1, MIN ≤ OPT ≤ MAX"));
         }
@@ -101,5 +105,6 @@ mod tests {
         check("0x4", Err("at least 1"));
         check("8,4,16x4", Err("MIN ≤ OPT"));
         check("-1x4", Err("MIN,OPT,MAX"));
+        check("4294967295x4", Err("2147483647"));
     }
 }

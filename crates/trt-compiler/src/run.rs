@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use model_loader::{Reference, TokenBatch};
+use model_loader::{ModelConfig, Reference, TokenBatch, Tokenizer, Tokens};
 use model_store::{
     Digest, FileEntry, FinalizeOptions, PayloadPath, Progress, Published, Staging, human_size,
 };
@@ -27,8 +27,8 @@ use crate::target::{self, Target};
 
 /// Name of the graph in a version.
 const GRAPH: &str = "model.onnx";
-/// Texts in one batch of the check.
-const CHECK_BATCH: usize = 8;
+/// Tokens in one batch of the check, padding included: small enough that a stop is heeded at once.
+const CHECK_TOKENS: usize = 512;
 
 /// What a run made.
 #[derive(Clone, Debug, Serialize)]
@@ -51,12 +51,7 @@ pub struct Outcome {
 /// compiler, a stop) leaves the store as it was.
 pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<Outcome, CompileError> {
     let mut run = Run { job, observer, interrupt, steps: Vec::new() };
-    // What is missing on this host is said before any work is done.
-    let onnxruntime = OnnxRuntime::open(&job.runtimes)?;
-    let libraries = match job.engine {
-        EngineWish::Build => Some(job.runtimes.tensorrt_rtx()?),
-        EngineWish::Skip => None,
-    };
+    let host = preflight(job)?;
     let stop = interrupt.clone();
     let progress =
         Progress::new(
@@ -66,13 +61,13 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
         );
     let staging = job.store.clone().with_progress(progress).stage_new(&job.agent, &job.version)?;
     let plan = plan(job)?;
-    if libraries.is_some() {
+    if host.libraries.is_some() {
         engine::check_memory(plan.export.weight_bytes)?;
     }
     let files = run.step(Step::Source, |run| run.stage_model(&staging, &plan))?;
     run.step(Step::Export, |_| Run::write_graph(&staging, &plan))?;
-    let evidence = run.check(&staging, &plan, &onnxruntime)?;
-    let engine = match libraries {
+    let evidence = run.check(&staging, &plan, &host.onnxruntime)?;
+    let engine = match host.libraries {
         Some(libraries) => {
             let request = run.request(&staging, &plan, libraries);
             Some(run.step(Step::Engine, |run| run.build_engine(&staging, &plan, &request, &files))?)
@@ -84,6 +79,32 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
     let (engine, plan) = engine
         .map_or((None, None), |(engine, path)| (Some(engine), Some(published.path.join(path.as_str()))));
     Ok(Outcome { published, evidence, engine, plan, steps: run.steps })
+}
+
+/// What a run needs of this host.
+struct Host {
+    onnxruntime: OnnxRuntime,
+    libraries: Option<RtxLibraries>,
+}
+
+/// Says what is missing on this host, or in the way in the store, before any work is done.
+fn preflight(job: &Job) -> Result<Host, CompileError> {
+    let onnxruntime = OnnxRuntime::open(&job.runtimes)?;
+    let libraries = match job.engine {
+        EngineWish::Build => Some(job.runtimes.tensorrt_rtx()?),
+        EngineWish::Skip => None,
+    };
+    if job.store.get_version(&job.agent, &job.version)?.is_some() {
+        // The store's own words for it.
+        job.store.stage_new(&job.agent, &job.version)?.discard()?;
+    }
+    Ok(Host { onnxruntime, libraries })
+}
+
+/// What [`run`] would do on this host, found out without writing anything.
+pub fn dry_run(job: &Job) -> Result<Plan, CompileError> {
+    preflight(job)?;
+    plan(job)
 }
 
 /// A run under way.
@@ -218,27 +239,21 @@ impl Run<'_> {
                 runtime.load(&emulated.onnx, staging.path())?
             }
         };
-        let head = loader_head(&plan.export.head);
+        let config = ModelConfig::from_dir(staging.path()).map_err(CompileError::Reference)?;
+        let tokenizer = Tokenizer::from_dir(staging.path(), &config).map_err(CompileError::Reference)?;
+        let batches = check_batches(job, plan, &config, &tokenizer)?;
         // The files it came from, not the copies: what copying did to them shows as well.
         let folder = job.reference.as_deref().unwrap_or_else(|| job.source.folder());
-        let reference = Reference::from_dir(folder, head).map_err(CompileError::Reference)?;
-        let tokenizer = reference.tokenizer();
-        let mut tokens = tokenizer.encode_batch(&job.texts).map_err(CompileError::Reference)?;
-        // An engine takes no longer sequences than its profile says, so none longer is checked.
-        for text in &mut tokens {
-            text.ids.truncate(plan.profile.sequence.max as usize);
-            text.type_ids.truncate(plan.profile.sequence.max as usize);
-        }
+        let reference = Reference::from_dir(folder, loader_head(&plan.export.head));
+        let reference = reference.map_err(CompileError::Reference)?;
         let output = plan.export.head.output();
         let mut gate = Gate::new(output, matches!(plan.export.head, Head::SequenceClassification));
-        let total = tokens.chunks(CHECK_BATCH).len() as u64;
-        for (done, texts) in (0..).zip(tokens.chunks(CHECK_BATCH)) {
+        let total = batches.len() as u64;
+        for (done, (texts, batch)) in (0..).zip(&batches) {
             self.interrupt.check()?;
             self.observer.progress(Step::Check, done, total, "");
-            let batch = TokenBatch::pad(texts, tokenizer.pad_id());
-            let expected = reference.run(&batch).map_err(CompileError::Reference)?;
-            let found = session.run(&batch, output)?;
-            gate.add(&batch, &expected, &found);
+            let expected = reference.run(batch).map_err(CompileError::Reference)?;
+            gate.add(batch, texts, &expected, &session.run(batch, output)?);
         }
         let how = match job.precision {
             Precision::Bf16 => ", bf16 rounding emulated",
@@ -355,6 +370,47 @@ fn passed(verdict: &Verdict) -> String {
         measured.cosine_min,
         verdict.thresholds.min_cosine
     )
+}
+
+/// The texts as batches of about [`CHECK_TOKENS`], short ones first, each with the numbers of its texts, from 1.
+///
+/// An engine takes no longer sequences than its profile says, so none longer is checked. Where the model tells segments
+/// apart, the first batch comes once more with its second halves in the second segment.
+fn check_batches(
+    job: &Job,
+    plan: &Plan,
+    config: &ModelConfig,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<(Vec<usize>, TokenBatch)>, CompileError> {
+    let mut texts: Vec<(usize, Tokens)> =
+        (1..).zip(tokenizer.encode_batch(&job.texts).map_err(CompileError::Reference)?).collect();
+    for (_, tokens) in &mut texts {
+        tokens.ids.truncate(plan.profile.sequence.max as usize);
+        tokens.type_ids.truncate(plan.profile.sequence.max as usize);
+    }
+    texts.sort_by_key(|(_, tokens)| tokens.len());
+    let mut groups: Vec<Vec<(usize, Tokens)>> = Vec::new();
+    for (number, tokens) in texts {
+        match groups.last_mut() {
+            // The text at hand is the longest so far, so the rectangle is as wide as it.
+            Some(group) if (group.len() + 1) * tokens.len() <= CHECK_TOKENS => group.push((number, tokens)),
+            _ => groups.push(vec![(number, tokens)]),
+        }
+    }
+    let segments = plan.export.inputs.iter().any(|input| input.name == "token_type_ids");
+    if let Some(first) = groups.first().filter(|_| segments && config.type_vocab_size > 1) {
+        let mut paired = first.clone();
+        for (_, tokens) in &mut paired {
+            let half = tokens.len() / 2;
+            tokens.type_ids.iter_mut().skip(half).for_each(|segment| *segment = 1);
+        }
+        groups.push(paired);
+    }
+    let pad = |group: Vec<(usize, Tokens)>| {
+        let batch = TokenBatch::pad(group.iter().map(|(_, tokens)| tokens), tokenizer.pad_id());
+        (group.into_iter().map(|(number, _)| number).collect(), batch)
+    };
+    Ok(groups.into_iter().map(pad).collect())
 }
 
 fn loader_head(head: &Head) -> model_loader::Head {

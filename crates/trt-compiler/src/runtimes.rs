@@ -23,10 +23,7 @@ const SYSTEM_FOLDERS: [&str; 4] = ["/usr/local/lib", "/usr/lib/x86_64-linux-gnu"
 
 /// A native library that was looked for and not found.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error(
-    "{runtime} is missing: no {file} in {}; in a checkout `make runtimes` installs it, elsewhere set {variable} to where it is",
-    list(searched)
-)]
+#[error("{runtime} is missing: no {file} in {}; {}", list(searched), self.next())]
 pub struct MissingRuntime {
     /// Which runtime.
     pub runtime: &'static str,
@@ -36,6 +33,20 @@ pub struct MissingRuntime {
     pub searched: Vec<PathBuf>,
     /// The variable that can name its place.
     pub variable: &'static str,
+    /// Whether that variable did name it, so that nothing else was searched.
+    pub named: bool,
+}
+
+impl MissingRuntime {
+    /// What to do about it.
+    #[must_use]
+    pub fn next(&self) -> String {
+        let variable = self.variable;
+        if self.named {
+            return format!("{variable} names that place: correct it or unset it");
+        }
+        format!("in a checkout `make runtimes` installs it, elsewhere set {variable} to where it is")
+    }
 }
 
 fn list(paths: &[PathBuf]) -> String {
@@ -86,6 +97,7 @@ impl Runtimes {
             file: ONNXRUNTIME,
             searched,
             variable: ONNXRUNTIME_VARIABLE,
+            named: self.onnxruntime.is_some(),
         };
         if let Some(named) = &self.onnxruntime {
             // What is named is meant: no silent fallback to another copy.
@@ -103,12 +115,12 @@ impl Runtimes {
             .map_or_else(|| self.folders("tensorrt-rtx"), |named| vec![named.clone()]);
         for file in [RTX_CORE, RTX_PARSER] {
             if !folders.iter().any(|folder| folder.join(file).is_file()) {
-                let runtime = "TensorRT-RTX";
                 return Err(MissingRuntime {
-                    runtime,
+                    runtime: "TensorRT-RTX",
                     file,
                     searched: folders,
                     variable: TENSORRT_RTX_VARIABLE,
+                    named: self.tensorrt_rtx.is_some(),
                 });
             }
         }

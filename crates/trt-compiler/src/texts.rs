@@ -6,17 +6,13 @@ const BUILT_IN: &str = include_str!("texts.txt");
 /// The built-in texts.
 #[must_use]
 pub fn built_in() -> Vec<String> {
-    from_lines(BUILT_IN)
+    from_lines(BUILT_IN.split_once('\n').map_or(BUILT_IN, |(_comment, texts)| texts))
 }
 
-/// One text a line; empty lines and lines that begin with `#` do not count.
+/// One text a line; empty lines do not count.
 #[must_use]
 pub fn from_lines(text: &str) -> Vec<String> {
-    text.lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
-        .collect()
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]

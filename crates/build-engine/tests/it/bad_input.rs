@@ -40,6 +40,24 @@ fn every_bad_input_has_its_message_and_code_and_leaves_nothing() {
     check("data-centre target", keep, &["--target", "90"], 2, &["SM 90", "enterprise"]);
     check("falling profile", keep, &["--profile", "8,4,2x1"], 2, &["MIN ≤ OPT ≤ MAX"]);
     check("longer than the model", keep, &["--profile", "1x1,128,4096"], 2, &["4096", "512"]);
+    check("thresholds that are no numbers", keep, &["--max-abs", "nan"], 2, &["nan"]);
+    check("a revision of a folder", keep, &["--revision", "v7"], 2, &["--revision", "--source"]);
+    check(
+        "a module that is not there",
+        keep,
+        &["--keep-fp32", "layer.99.*"],
+        2,
+        &["layer.99.*", "encoder.layer.0"],
+    );
+    check("class scores on Turing", keep, &["--target", "75"], 2, &["SM 75", "leave 75 out"]);
+    check("no text in the texts", keep, &["--texts", "/dev/null"], 2, &["/dev/null holds no text"]);
+    check(
+        "a licence that leads out",
+        |f| std::os::unix::fs::symlink("/etc/passwd", f.join("LICENSE")).unwrap(),
+        &[],
+        1,
+        &["LICENSE", "/etc/passwd"],
+    );
     check("two sources", keep, &["--model-id", "a/b"], 2, &["--model-id"]);
     check(
         "truncated weights",

@@ -1,10 +1,12 @@
 //! The parent's side: starts the child, listens, and turns whatever happens to it into one clear outcome.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{EngineFacts, EngineRequest, WORKER_ARGUMENT, WorkerMessage};
@@ -12,6 +14,8 @@ use crate::interrupt::{Interrupt, Interrupted};
 
 /// How often a wish to stop or a time-out is looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// Lines of the child's standard error that an error repeats.
+const LAST_WORDS: usize = 8;
 
 /// How to run the child process.
 #[derive(Clone, Debug)]
@@ -117,7 +121,7 @@ pub fn build(
         .arg(WORKER_ARGUMENT)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .map(Guard)
         .map_err(spawn)?;
@@ -141,14 +145,16 @@ pub fn build(
         }
     });
 
+    let words = last_words(child.0.stderr.take());
     let start = Instant::now();
+    let go_on = || {
+        interrupt.check()?;
+        if start.elapsed() > options.timeout { Err(EngineError::TimedOut(options.timeout)) } else { Ok(()) }
+    };
     let (mut errors, mut warnings) = (Vec::new(), Vec::new());
     let mut outcome = None;
     loop {
-        interrupt.check()?;
-        if start.elapsed() > options.timeout {
-            return Err(EngineError::TimedOut(options.timeout));
-        }
+        go_on()?;
         match messages.recv_timeout(TICK) {
             Ok(WorkerMessage::Progress { phase, step, steps }) => progress(&phase, step, steps),
             Ok(WorkerMessage::Log { error: true, text }) => errors.push(text),
@@ -160,14 +166,42 @@ pub fn build(
         }
     }
     let _ = reader.join();
-    let status = child.0.wait().map_err(spawn)?;
+    // It has nothing more to say; native clean-up may still hang.
+    let status = loop {
+        go_on()?;
+        match child.0.try_wait().map_err(spawn)? {
+            Some(status) => break status,
+            None => std::thread::sleep(TICK),
+        }
+    };
     // A terminal's Ctrl-C reaches the child as well, and may end it before the wish to stop is seen here.
     interrupt.check()?;
     match outcome {
         Some(Ok(facts)) if status.success() => Ok(EngineFacts { warnings, ..facts }),
         Some(Err((stage, reason))) => Err(EngineError::Refused { stage, reason, log: errors }),
-        _ => Err(died(status, errors)),
+        _ => {
+            errors.extend(words.join().unwrap_or_default());
+            Err(died(status, errors))
+        }
     }
+}
+
+/// Keeps the last lines that native code printed, for the error about its end.
+fn last_words(stderr: Option<ChildStderr>) -> JoinHandle<VecDeque<String>> {
+    std::thread::spawn(move || {
+        let mut lines = VecDeque::new();
+        for line in stderr.into_iter().flat_map(|stderr| BufReader::new(stderr).split(b'\n')) {
+            let Ok(line) = line else { break };
+            let line = String::from_utf8_lossy(&line).trim().chars().take(500).collect::<String>();
+            if !line.is_empty() {
+                lines.push_back(line);
+            }
+            if lines.len() > LAST_WORDS {
+                lines.pop_front();
+            }
+        }
+        lines
+    })
 }
 
 fn died(status: ExitStatus, log: Vec<String>) -> EngineError {

@@ -67,9 +67,18 @@ trait At<T> {
     fn at(self, stage: &'static str) -> Result<T, Failure>;
 }
 
-impl<T, E: std::fmt::Display> At<T> for Result<T, E> {
+impl<T, E: Into<Box<dyn std::error::Error>>> At<T> for Result<T, E> {
     fn at(self, stage: &'static str) -> Result<T, Failure> {
-        self.map_err(|error| Failure { stage, reason: error.to_string() })
+        self.map_err(|error| {
+            let error = error.into();
+            let mut reason = error.to_string();
+            let mut cause = error.source();
+            while let Some(inner) = cause {
+                reason = format!("{reason}: {inner}");
+                cause = inner.source();
+            }
+            Failure { stage, reason }
+        })
     }
 }
 
@@ -87,7 +96,7 @@ fn read_request() -> Result<EngineRequest, Failure> {
 }
 
 fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Failure> {
-    let version = native::tensorrt_version(&request.libraries.core).at("load TensorRT-RTX")?;
+    let version = native::tensorrt_version(&request.libraries.core, None).at("load TensorRT-RTX")?;
     trtx::dynamically_load_tensorrt(Some(&request.libraries.core)).at("load TensorRT-RTX")?;
     trtx::dynamically_load_tensorrt_onnxparser(Some(&request.libraries.parser)).at("load the ONNX parser")?;
     let logger = Logger::new(Reporter(channel.clone())).at("create the logger")?;

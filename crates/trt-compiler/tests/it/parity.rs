@@ -104,7 +104,7 @@ fn check(row: &str, folder: &Path, options: &ExportOptions, head: Head, runtime:
     let mut gate = Gate::new(output, head == Head::SequenceClassification);
     for texts in tokens.chunks(16) {
         let batch = TokenBatch::pad(texts, reference.tokenizer().pad_id());
-        gate.add(&batch, &reference.run(&batch).unwrap(), &session.run(&batch, output).unwrap());
+        gate.add(&batch, &[], &reference.run(&batch).unwrap(), &session.run(&batch, output).unwrap());
     }
     let verdict = gate.judge(Thresholds::of(options.precision));
     assert!(verdict.passed(), "{row}: {:?}", verdict.failures);

@@ -24,6 +24,17 @@ fn scale(folder: &Path, tensor: &str, factor: f32) {
     fs::write(path, bytes).unwrap();
 }
 
+/// Makes the vector of token type 1 overflow in fp16.
+fn spoil_second_segment(folder: &Path) {
+    let path = folder.join("model.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let types = tensors.tensor("bert.embeddings.token_type_embeddings.weight").unwrap();
+    let start = types.data().as_ptr().addr() - bytes.as_ptr().addr() + types.data().len() / 2;
+    bytes[start..start + 4].copy_from_slice(&1e6_f32.to_le_bytes());
+    fs::write(path, bytes).unwrap();
+}
+
 fn refused(result: Result<trt_compiler::Outcome, CompileError>, store: &Path, row: &str) -> String {
     let Err(error) = result else { panic!("{row}: published") };
     assert_eq!(error.exit_code(), 6, "{row}: {error}");
@@ -61,6 +72,16 @@ fn a_model_that_is_not_the_reference_is_refused() {
     for part in ["logits  max abs", "allowed", "cosine"] {
         assert!(message.contains(part), "{part} is not in {message}");
     }
+}
+
+/// Texts are single, but a model that tells segments apart is checked on pairs too.
+#[test]
+fn the_second_segment_is_checked() {
+    let Some(runtimes) = runtimes() else { return };
+    let (folder, store) = (toy(Kind::Analyst), tempfile::tempdir().unwrap());
+    spoil_second_segment(folder.path());
+    let job = job(store.path(), folder.path(), Precision::Fp16, &runtimes);
+    refused(trt_compiler::run(&job, &(), &Interrupt::default()), store.path(), "second segment");
 }
 
 #[test]
