@@ -76,7 +76,7 @@ impl Bench {
         let root = self.root();
         let mut found = Vec::new();
         walk(&root, &root, &mut found);
-        found.retain(|path| !path.ends_with(".lock"));
+        found.retain(|path| Path::new(path).file_name().is_none_or(|name| name != ".lock"));
         found.sort_unstable();
         found
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::Path;
 
-use onnx_export::proto::{GraphProto, ModelProto};
+use onnx_export::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use onnx_export::{
     Checkpoint, DataType, ExportOptions, Exported, Head, Lowering, Pattern, Pooling, Precision, SentenceHead,
     export,
@@ -28,7 +28,7 @@ fn graph(exported: &Exported) -> GraphProto {
 }
 
 fn operators(graph: &GraphProto) -> HashSet<&str> {
-    graph.node.iter().map(|node| node.op_type()).collect()
+    graph.node.iter().map(NodeProto::op_type).collect()
 }
 
 /// Every name is made before it is used, once; every output is made.
@@ -36,8 +36,8 @@ fn check_sound(row: &str, graph: &GraphProto) {
     let mut known: HashSet<&str> = graph
         .input
         .iter()
-        .map(|input| input.name())
-        .chain(graph.initializer.iter().map(|t| t.name()))
+        .map(ValueInfoProto::name)
+        .chain(graph.initializer.iter().map(TensorProto::name))
         .collect();
     let mut names = HashSet::new();
     for node in &graph.node {
