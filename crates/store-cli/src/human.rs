@@ -15,6 +15,32 @@ pub(crate) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     }
 }
 
+/// An error with its causes, in one line.
+pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
+
+/// Text of somebody else's, made harmless for a terminal: control characters, and those that turn the
+/// direction of writing, become escapes.
+pub(crate) fn harmless(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || turns(c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
+}
+
 /// `1 file`, `2 files`.
 pub(crate) fn count(number: usize, one: &str) -> String {
     match number {
@@ -59,5 +85,19 @@ mod tests {
             assert_eq!(age(then, now), expected, "{seconds}");
         }
         assert_eq!(age(None, now), "-");
+    }
+
+    #[test]
+    fn what_moves_a_cursor_is_shown_and_not_done() {
+        let rows = [
+            ("Größe 1", "Größe 1"),
+            ("a\nb\tc", r"a\nb\tc"),
+            ("\u{1b}[2J", r"\u{1b}[2J"),
+            ("\u{7f}\u{9b}31m", r"\u{7f}\u{9b}31m"),
+            ("x\u{202e}y", r"x\u{202e}y"),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(harmless(text), expected, "{text:?}");
+        }
     }
 }

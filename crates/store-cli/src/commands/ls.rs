@@ -77,7 +77,7 @@ impl Row {
         };
         if let Err(e) = row.read(store) {
             row.exit_code = e.exit_code();
-            row.error = Some(e.to_string());
+            row.error = Some(human::with_causes(&e));
         }
         row
     }

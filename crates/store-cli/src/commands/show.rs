@@ -74,9 +74,12 @@ fn print(found: &Current, is_current: bool) -> anyhow::Result<()> {
     writeln!(out, "  format     {}", format_in_words(found))?;
     if !manifest.metadata.is_empty() {
         writeln!(out, "  metadata")?;
-        let widest = manifest.metadata.keys().map(|key| key.chars().count()).max().unwrap_or_default();
-        for (key, value) in &manifest.metadata {
-            writeln!(out, "    {key:<widest$}  {}", text_of(value))?;
+        let shown =
+            |(key, value): (&String, &Value)| (human::harmless(key), human::harmless(&text_of(value)));
+        let rows: Vec<_> = manifest.metadata.iter().map(shown).collect();
+        let widest = rows.iter().map(|(key, _)| key.chars().count()).max().unwrap_or_default();
+        for (key, value) in rows {
+            writeln!(out, "    {key:<widest$}  {value}")?;
         }
     }
     if manifest.files.is_empty() {
@@ -92,7 +95,7 @@ fn print(found: &Current, is_current: bool) -> anyhow::Result<()> {
         writeln!(out, "    {line}")?;
     }
     for link in &manifest.links {
-        writeln!(out, "    {} → {}", link.path, link.target)?;
+        writeln!(out, "    {} → {}", link.path, human::harmless(&link.target))?;
     }
     Ok(())
 }

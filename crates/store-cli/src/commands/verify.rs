@@ -33,10 +33,13 @@ pub(crate) struct Args {
     version: Option<VersionName>,
 }
 
+type Targets = Vec<(AgentName, VersionName)>;
+
 #[derive(Serialize)]
 struct Verdict {
     agent: AgentName,
-    version: VersionName,
+    /// `None` where not even the agent's versions could be listed.
+    version: Option<VersionName>,
     ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     checksum: Option<Digest>,
@@ -53,12 +56,16 @@ struct Verdict {
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
     let store = global.open()?;
-    let targets = targets(&store, args)?;
+    let (targets, mut verdicts) = targets(&store, args)?;
     let total =
         targets.iter().map(|(agent, version)| size_of(&store, agent, version)).fold(0, u64::saturating_add);
     let meter = Meter::start("verifying", total)?;
     let store = store.with_progress(meter.progress());
-    let mut verdicts = Vec::with_capacity(targets.len());
+    if !global.json {
+        for unread in &verdicts {
+            out::unless_closed(print(unread))?;
+        }
+    }
     for (agent, version) in targets {
         let verdict = match store.verify(&agent, &version) {
             Ok(report) => Verdict::of(report),
@@ -67,7 +74,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
                 out::plain_error("stopped");
                 return Ok(exit::INTERRUPTED);
             }
-            Err(e) => Verdict::failed(agent, version, &e),
+            Err(e) => Verdict::failed(agent, Some(version), &e),
         };
         if !global.json {
             out::unless_closed(meter.clear_for(|| print(&verdict)))?;
@@ -86,25 +93,31 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
     Ok(corrupt.or_else(|| codes.into_iter().max()).unwrap_or(exit::OK))
 }
 
-/// The versions to verify.
-fn targets(store: &ModelStore, args: &Args) -> Result<Vec<(AgentName, VersionName)>, StoreError> {
+/// The versions to verify, and the verdicts on agents that cannot be read: they do not keep the others from
+/// being verified.
+fn targets(store: &ModelStore, args: &Args) -> Result<(Targets, Vec<Verdict>), StoreError> {
     if let (Some(agent), Some(version)) = (&args.agent, &args.version) {
         let found = store.require_version(agent, version);
         // Damage to the manifest is a verdict; a version that is not there is a mistake.
         if let Err(e @ (StoreError::AgentNotFound { .. } | StoreError::VersionNotFound { .. })) = found {
             return Err(e);
         }
-        return Ok(vec![(agent.clone(), version.clone())]);
+        return Ok((vec![(agent.clone(), version.clone())], Vec::new()));
     }
     let agents = match &args.agent {
         Some(agent) => vec![agent.clone()],
         None => store.agents()?.into_iter().filter_map(own_name).collect(),
     };
-    let mut targets = Vec::new();
+    let (mut targets, mut unread) = (Vec::new(), Vec::new());
     for agent in agents {
-        targets.extend(store.versions(&agent)?.into_iter().map(|version| (agent.clone(), version)));
+        match store.versions(&agent) {
+            Ok(versions) => targets.extend(versions.into_iter().map(|version| (agent.clone(), version))),
+            // One that was asked for by name and is not there is a mistake.
+            Err(e @ StoreError::AgentNotFound { .. }) if args.agent.is_some() => return Err(e),
+            Err(e) => unread.push(Verdict::failed(agent, None, &e)),
+        }
     }
-    Ok(targets)
+    Ok((targets, unread))
 }
 
 /// An alias leads to versions that are verified under their agent's own name.
@@ -126,7 +139,7 @@ impl Verdict {
         let ok = report.is_ok();
         Self {
             agent: report.agent,
-            version: report.version,
+            version: Some(report.version),
             ok,
             checksum: Some(report.checksum),
             files_checked: report.files_checked,
@@ -138,7 +151,7 @@ impl Verdict {
         }
     }
 
-    fn failed(agent: AgentName, version: VersionName, error: &StoreError) -> Self {
+    fn failed(agent: AgentName, version: Option<VersionName>, error: &StoreError) -> Self {
         Self {
             agent,
             version,
@@ -148,7 +161,7 @@ impl Verdict {
             bytes: 0,
             legacy: false,
             findings: Vec::new(),
-            error: Some(error.to_string()),
+            error: Some(human::with_causes(error)),
             exit_code: error.exit_code(),
         }
     }
@@ -156,7 +169,8 @@ impl Verdict {
 
 fn print(verdict: &Verdict) -> anyhow::Result<()> {
     let mut out = out::stdout();
-    let name = format!("{}/{}", verdict.agent, verdict.version);
+    let version = verdict.version.as_ref().map_or(String::new(), |version| format!("/{version}"));
+    let name = format!("{}{version}", verdict.agent);
     if let Some(error) = &verdict.error {
         writeln!(out, "{}  {name}   {error}", out::styled(out::ACT, "not verified"))?;
         return Ok(());

@@ -208,3 +208,40 @@ fn help_documents_the_exit_codes() {
         assert!(Desk::new().run(&[command, "--help"]).ok().contains("Example"), "{command}");
     }
 }
+
+#[test]
+fn an_agent_that_cannot_be_read_does_not_keep_the_others_from_being_verified() {
+    let desk = Desk::with_v1();
+    // Not a directory: nothing can be listed in it.
+    fs::create_dir(desk.root().join("broken")).unwrap();
+    fs::write(desk.root().join("broken/versions"), b"x").unwrap();
+    let run = desk.run(&["verify"]);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(run.stdout.contains("not verified  broken   could not open"), "{}", run.stdout);
+    assert!(run.stdout.contains("Not a directory"), "the cause: {}", run.stdout);
+    assert!(run.stdout.contains("ok       scout/v1"), "{}", run.stdout);
+    let run = desk.run(&["verify", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((&json[0]["agent"], &json[0]["version"]), (&"broken".into(), &serde_json::Value::Null));
+    assert_eq!(json[1]["ok"], true);
+    // Damage outweighs it.
+    fs::remove_file(desk.root().join("scout/versions/v1/config.json")).unwrap();
+    assert_eq!(desk.run(&["verify"]).code, Some(4));
+}
+
+#[test]
+fn what_others_wrote_does_not_reach_the_terminal_as_it_is() {
+    let desk = Desk::new();
+    symlink("a\u{1b}[2J", desk.folder().join("link")).unwrap();
+    fs::write(desk.folder().join("a\u{1b}[2J"), b"x").unwrap();
+    let refused = desk.run(&["publish", "scout", "v1", "--from", "folder"]);
+    assert_eq!(refused.code, Some(6));
+    assert!(!refused.stderr.contains('\u{1b}'), "{:?}", refused.stderr);
+    fs::remove_file(desk.folder().join("a\u{1b}[2J")).unwrap();
+    fs::remove_file(desk.folder().join("link")).unwrap();
+
+    let note = "note\u{1b}]0;x\u{7}=red\u{1b}[31m\nand more";
+    desk.run(&["publish", "scout", "v1", "--from", "folder", "--metadata", note]).ok();
+    let shown = desk.run(&["show", "scout"]).ok();
+    assert!(!shown.contains('\u{1b}') && shown.contains(r"red\u{1b}[31m\nand more"), "{shown:?}");
+}
