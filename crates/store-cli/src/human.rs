@@ -17,13 +17,8 @@ pub(crate) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
 
 /// An error with its causes, in one line.
 pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Text of somebody else's, made harmless for a terminal: control characters, and those that turn the
