@@ -143,7 +143,7 @@ pub enum LoadError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A tokenizer file does not load, or a text does not tokenize.
+    /// A tokenizer file does not load, or does not cover a text.
     #[error("the tokenizer {} failed", path.display())]
     Tokenizer {
         /// The `tokenizer.json`.
@@ -183,15 +183,14 @@ impl LoadError {
             Self::NotRegular { .. }
             | Self::TooLarge { .. }
             | Self::Json { .. }
+            | Self::Tokenizer { .. }
             | Self::Config { .. }
             | Self::Weights { .. }
             | Self::Tensor { .. } => exit::CORRUPT,
             Self::Strict { .. } | Self::Pickle { .. } | Self::Unsupported { .. } => exit::REFUSED,
-            Self::Read { .. }
-            | Self::Tokenizer { .. }
-            | Self::Tokens(_)
-            | Self::NotFinite { .. }
-            | Self::Compute { .. } => exit::FAILURE,
+            Self::Read { .. } | Self::Tokens(_) | Self::NotFinite { .. } | Self::Compute { .. } => {
+                exit::FAILURE
+            }
         }
     }
 

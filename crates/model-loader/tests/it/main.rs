@@ -1,0 +1,11 @@
+//! Tests of the loader through its public API, and of its examples as processes.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stderr, reason = "a test that is skipped says why, and one that measures says what")]
+
+mod broken;
+mod examples;
+mod heads;
+mod minilm;
+mod parity;
+mod resolution;
+mod support;

@@ -1,0 +1,330 @@
+//! Where an agent's model is taken from, and what is said when it is nowhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use model_loader::{ResolveOptions, ResolvedModel, Source, Strictness, TextClassifier, load, resolve};
+use model_store::{Activation, FinalizeOptions, ModelStore, exit};
+use tempfile::TempDir;
+
+use crate::support::{check_error, copy_of, data};
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+const OTHER_COMMIT: &str = "89abcdef0123456789abcdef0123456789abcdef";
+
+/// A store with the agent `analyst` (v1 and v2, which is current; v3 holds no model), the agent `hub` whose version has
+/// the layout of the Hub cache, `empty` without a current version; and a Hub cache with `org/name`.
+struct World {
+    dir: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self { dir: tempfile::tempdir().unwrap() };
+        let store = ModelStore::create(world.store()).unwrap();
+        let publish = |agent: &str, version: &str, below: &str, activation: Activation| {
+            let staging = store.stage_new(&agent.parse().unwrap(), &version.parse().unwrap()).unwrap();
+            for entry in fs::read_dir(data("bert")).unwrap() {
+                let from = entry.unwrap().path();
+                let name = format!("{below}{}", from.file_name().unwrap().to_str().unwrap());
+                staging.import(&from, &name.parse().unwrap()).unwrap();
+            }
+            staging.finalize(FinalizeOptions { activation, ..FinalizeOptions::default() }).unwrap();
+        };
+        publish("analyst", "v1", "", Activation::Activate);
+        publish("analyst", "v2", "", Activation::Activate);
+        publish("analyst", "v3", "elsewhere/", Activation::Keep);
+        publish("hub", "v1", &format!("models--org--name/snapshots/{COMMIT}/"), Activation::Activate);
+        publish("empty", "v1", "", Activation::Keep);
+
+        let repository = world.cache().join("models--org--name");
+        for (reference, commit) in
+            [("main", COMMIT), ("v1.0", OTHER_COMMIT), ("refs/pr/7", COMMIT), ("gone", "f")]
+        {
+            let path = repository.join("refs").join(reference);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, if commit == "f" { "f".repeat(40) } else { format!("{commit}\n") }).unwrap();
+        }
+        for commit in [COMMIT, OTHER_COMMIT] {
+            fs::create_dir_all(repository.join("snapshots").join(commit)).unwrap();
+        }
+        world
+    }
+
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// Options that look at nothing outside this world.
+    fn options(&self) -> ResolveOptions {
+        ResolveOptions {
+            store: Some(self.store()),
+            hub_cache: Some(self.cache()),
+            ..ResolveOptions::default()
+        }
+    }
+}
+
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+#[test]
+fn the_store_comes_first_then_the_folder_then_the_hub_cache() {
+    let world = World::new();
+    let base = world.options();
+    let folder = copy_of("bert");
+    let check =
+        |row: &str, agent: &str, options: ResolveOptions, expected: &dyn Fn(&ResolvedModel) -> bool| {
+            let found = resolve(agent, &options).unwrap_or_else(|error| panic!("{row}: {error}"));
+            assert!(expected(&found), "{row}: {found:?}");
+            assert_eq!(found.agent(), agent, "{row}");
+            assert!(found.path().is_dir(), "{row}: {found}");
+        };
+    let version = |name: &'static str| {
+        move |found: &ResolvedModel| {
+            found.version().is_some_and(|version| version.as_str() == name)
+                && found.path().ends_with(format!("versions/{name}"))
+                && found.checksum().is_some()
+        }
+    };
+    let is_folder =
+        |found: &ResolvedModel| *found.source() == Source::Folder && found.path() == folder.path();
+    let commit = |expected: &'static str| {
+        move |found: &ResolvedModel| {
+            matches!(found.source(), Source::HubCache { model_id, commit } if model_id == "org/name" && commit == expected)
+                && found.path().ends_with(expected)
+        }
+    };
+    let in_version = |found: &ResolvedModel| found.version().is_some() && found.path().ends_with(COMMIT);
+    let fallback = Some(folder.path().to_owned());
+    let strict = ResolveOptions { strictness: Strictness::Strict, ..base.clone() };
+    let hub = ResolveOptions { model_id: some("org/name"), ..base.clone() };
+
+    check("current", "analyst", base.clone(), &version("v2"));
+    check("current, strictly", "analyst", strict.clone(), &version("v2"));
+    check("a version", "analyst", ResolveOptions { version: some("v1"), ..base.clone() }, &version("v1"));
+    check("not current", "empty", ResolveOptions { version: some("v1"), ..base.clone() }, &version("v1"));
+    check(
+        "over the folder",
+        "analyst",
+        ResolveOptions { folder: fallback.clone(), ..base.clone() },
+        &version("v2"),
+    );
+    check("the folder", "nobody", ResolveOptions { folder: fallback.clone(), ..base.clone() }, &is_folder);
+    let no_store = ResolveOptions {
+        store: Some(world.dir.path().join("none")),
+        folder: fallback.clone(),
+        ..base.clone()
+    };
+    check("no store", "analyst", no_store, &is_folder);
+    let no_model = ResolveOptions { version: some("v3"), folder: fallback.clone(), ..base.clone() };
+    check("a version without a model", "analyst", no_model, &is_folder);
+    check("over the cache", "nobody", ResolveOptions { folder: fallback, ..hub.clone() }, &is_folder);
+    check("main", "nobody", hub.clone(), &commit(COMMIT));
+    check("a tag", "nobody", ResolveOptions { revision: some("v1.0"), ..hub.clone() }, &commit(OTHER_COMMIT));
+    check(
+        "a pull request",
+        "nobody",
+        ResolveOptions { revision: some("refs/pr/7"), ..hub.clone() },
+        &commit(COMMIT),
+    );
+    check(
+        "a commit",
+        "nobody",
+        ResolveOptions { revision: some(OTHER_COMMIT), ..hub.clone() },
+        &commit(OTHER_COMMIT),
+    );
+    let within = ResolveOptions { model_id: some("org/name"), revision: some(COMMIT), ..strict };
+    check("a snapshot in a version", "hub", within, &in_version);
+}
+
+#[test]
+fn a_model_that_is_nowhere_is_reported_with_the_places() {
+    let world = World::new();
+    let base = world.options();
+    let store = world.store();
+    let store = store.to_str().unwrap();
+    let check = |row: &str, agent: &str, options: ResolveOptions, code: u8, parts: &[&str]| {
+        check_error(row, &resolve(agent, &options).unwrap_err(), code, parts);
+    };
+    let strict = ResolveOptions {
+        strictness: Strictness::Strict,
+        // Neither may be looked at.
+        folder: Some(data("bert")),
+        model_id: some("org/name"),
+        ..base.clone()
+    };
+    let refused = ["STRICT_MODEL_STORE", store, "model-store publish"];
+    let all = |more: &[&'static str]| [refused.as_slice(), more].concat();
+
+    check(
+        "strict, nobody",
+        "nobody",
+        strict.clone(),
+        exit::REFUSED,
+        &all(&["agent `nobody`", "no `current`"]),
+    );
+    check(
+        "strict, no current",
+        "empty",
+        strict.clone(),
+        exit::REFUSED,
+        &all(&["agent `empty`", "no `current`"]),
+    );
+    let version = ResolveOptions { version: some("v9"), ..strict.clone() };
+    check(
+        "strict, no version",
+        "analyst",
+        version,
+        exit::REFUSED,
+        &all(&["agent `analyst`", "version `v9`"]),
+    );
+    let no_model = ResolveOptions { version: some("v3"), ..strict.clone() };
+    check(
+        "strict, no model",
+        "analyst",
+        no_model,
+        exit::REFUSED,
+        &all(&["v3", "no config.json", "models--org--name"]),
+    );
+    let none = world.dir.path().join("none");
+    let parts = ["agent `analyst`", "STRICT_MODEL_STORE", none.to_str().unwrap(), "could not be read"];
+    check(
+        "strict, no store",
+        "analyst",
+        ResolveOptions { store: Some(none.clone()), ..strict },
+        exit::REFUSED,
+        &parts,
+    );
+
+    check("nobody", "nobody", base.clone(), exit::NOT_FOUND, &["`nobody`", store, "model-store publish"]);
+    let version = ResolveOptions { version: some("v9"), ..base.clone() };
+    check("no version", "analyst", version, exit::NOT_FOUND, &["`analyst`", "version `v9`"]);
+    let folder = ResolveOptions { folder: Some(world.dir.path().to_owned()), ..base.clone() };
+    let parts = [store, "the folder", world.dir.path().to_str().unwrap(), "no config.json"];
+    check("an empty folder", "nobody", folder, exit::NOT_FOUND, &parts);
+    let hub = |model_id: &str, revision: &str| ResolveOptions {
+        model_id: some(model_id),
+        revision: some(revision),
+        ..base.clone()
+    };
+    check(
+        "not in the cache",
+        "nobody",
+        hub("org/other", "main"),
+        exit::NOT_FOUND,
+        &["Hub cache", "org/other at main"],
+    );
+    check("no such branch", "nobody", hub("org/name", "dev"), exit::NOT_FOUND, &["org/name at dev"]);
+    check("half fetched", "nobody", hub("org/name", "gone"), exit::NOT_FOUND, &["org/name at gone"]);
+}
+
+#[test]
+fn hostile_names_never_become_paths() {
+    let world = World::new();
+    let base = world.options();
+    // What such a name could reach if it were joined to a path.
+    for place in ["store/secret/config.json", "secret/config.json", "cache/secret/config.json"] {
+        let path = world.dir.path().join(place);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "{}").unwrap();
+    }
+    let check = |agent: &str, options: &ResolveOptions, name: &str| {
+        for strictness in [Strictness::Lenient, Strictness::Strict] {
+            let row = format!("{agent:?} {options:?} {strictness:?}");
+            let error = resolve(agent, &ResolveOptions { strictness, ..options.clone() }).unwrap_err();
+            check_error(&row, &error, exit::USAGE, &["is not a valid", name]);
+        }
+    };
+    let long = "a".repeat(300);
+    for agent in [
+        "",
+        ".",
+        "..",
+        "../secret",
+        "a/b",
+        "/etc",
+        "a\0b",
+        "a b",
+        "-rf",
+        ".hidden",
+        "ä",
+        "a\n",
+        "v1.tmp",
+        &long,
+    ] {
+        check(agent, &base, agent);
+    }
+    for version in ["", "..", "../../secret", "v1/..", "/", "v1.tmp", "current\0"] {
+        check("analyst", &ResolveOptions { version: some(version), ..base.clone() }, version);
+    }
+    for id in [
+        "",
+        "..",
+        "../secret",
+        "org/..",
+        "a/b/c",
+        "/etc",
+        "org/",
+        "org/a--b",
+        "org\\name",
+        "org/na me",
+        ".x/y",
+    ] {
+        check("hub", &ResolveOptions { model_id: some(id), ..base.clone() }, id);
+    }
+    for revision in ["", "..", "../../secret", "/etc", "refs//main", "a\0b", &long] {
+        let options = ResolveOptions { model_id: some("org/name"), revision: some(revision), ..base.clone() };
+        check("hub", &options, revision);
+    }
+}
+
+#[test]
+fn a_model_that_does_not_load_is_passed_over_unless_only_the_store_may_serve() {
+    let world = World::new();
+    let folder = copy_of("bert");
+    let published = world.store().join("analyst/versions/v2");
+    let weights = published.join("model.safetensors");
+    fs::remove_file(&weights).unwrap();
+    fs::write(&weights, b"cut").unwrap();
+    let try_load = |strictness, folder: Option<&Path>| {
+        let options = ResolveOptions { strictness, folder: folder.map(Path::to_owned), ..world.options() };
+        load("analyst", &options, |dir| TextClassifier::from_dir(dir)).map(|(_, resolved)| resolved)
+    };
+    let parts = [weights.to_str().unwrap(), "damaged or truncated"];
+    let found = try_load(Strictness::Lenient, Some(folder.path())).unwrap();
+    assert_eq!((found.source(), found.path()), (&Source::Folder, folder.path()));
+    check_error("alone", &try_load(Strictness::Lenient, None).unwrap_err(), exit::CORRUPT, &parts);
+    let error = try_load(Strictness::Strict, Some(folder.path())).unwrap_err();
+    check_error("strict", &error, exit::CORRUPT, &parts);
+}
+
+#[test]
+fn strictness_is_what_the_variable_says() {
+    let check = |value: &str, expected| assert_eq!(Strictness::from_value(value), expected, "{value:?}");
+    for value in ["1", "true", "TRUE", "yes", "On", " 1 "] {
+        check(value, Strictness::Strict);
+    }
+    for value in ["", "0", "false", "no", "off", "2", "maybe"] {
+        check(value, Strictness::Lenient);
+    }
+}
+
+/// A version in use must not be retired under its user.
+#[test]
+fn a_resolved_model_outlives_a_new_current() {
+    let world = World::new();
+    let found = resolve("analyst", &world.options()).unwrap();
+    let store = ModelStore::open(world.store()).unwrap();
+    let staging = store.stage_new(&"analyst".parse().unwrap(), &"v4".parse().unwrap()).unwrap();
+    staging.import(&data("bert").join("config.json"), &"config.json".parse().unwrap()).unwrap();
+    staging.finalize(FinalizeOptions::default()).unwrap();
+    assert_eq!(found.version().unwrap().as_str(), "v2");
+    TextClassifier::from_dir(found.path()).unwrap();
+    assert_eq!(resolve("analyst", &world.options()).unwrap().version().unwrap().as_str(), "v4");
+}
