@@ -54,6 +54,15 @@ impl Folder {
         self.put(path, format!("{value:#}\n").into_bytes());
     }
 
+    /// Writes `README.md`, the model card.
+    pub(crate) fn put_card(&mut self, title: &str, text: &str) {
+        let card = format!(
+            "---\nlicense: mit\nlanguage: en\n---\n# {title}\n\nMade by `toy-store` from a seed, for tests and \
+             demonstrations.\n\n{text}\n"
+        );
+        self.put("README.md", card.into_bytes());
+    }
+
     /// Writes `model.safetensors`. The format sorts by name itself, so equal parameters give equal bytes.
     pub(crate) fn put_weights(&mut self, params: &Params) {
         let tensors: Vec<_> = params

@@ -130,3 +130,71 @@ fn polish(text: &str) -> String {
     let capital = chars.next().map(|first| first.to_uppercase().chain(chars).collect::<String>());
     capital.unwrap_or_default() + "."
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn references(grammar: &Grammar) -> BTreeSet<&'static str> {
+        let pieces = grammar.rules.values().flat_map(|rule| rule.alternatives.iter().flatten());
+        let name = |piece: &Piece| match piece {
+            Piece::Symbol { name, .. } => Some(*name),
+            Piece::Text(_) => None,
+        };
+        pieces.filter_map(name).collect()
+    }
+
+    #[test]
+    fn every_reference_has_a_rule_and_every_rule_a_use() {
+        let roots = ["positive", "negative", "neutral", "good-bit", "bad-bit", "plain-bit"];
+        for (file, grammar) in [("sentiment", Grammar::sentiment()), ("stories", Grammar::stories())] {
+            let used = references(&grammar);
+            for name in &used {
+                assert!(grammar.rules.contains_key(name), "{file}: nothing defines {{{name}}}");
+            }
+            for name in grammar.rules.keys() {
+                let is_root = roots.contains(name) || name.starts_with("topic-");
+                assert!(is_root || used.contains(name), "{file}: nothing uses {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_rule_is_defined_twice() {
+        for (file, text) in [("sentiment", SENTIMENT), ("stories", STORIES)] {
+            let lines = text.lines().filter(|line| line.contains(" = ") && !line.starts_with('#'));
+            assert_eq!(lines.count(), Grammar::parse(text).rules.len(), "{file}");
+        }
+    }
+
+    #[test]
+    fn two_tellings_of_a_story_share_their_content() {
+        let grammar = Grammar::stories();
+        let mut rng = Rng::new(0, "tellings");
+        let mut differ = 0;
+        for story in 0..50 {
+            let tellings = [(); 2].map(|()| grammar.tell("topic-food", story, &mut rng));
+            let shared = |word: &&str| tellings[1].to_lowercase().contains(word);
+            let first = tellings[0].to_lowercase();
+            let common = first
+                .split(|c: char| !c.is_alphanumeric())
+                .filter(|word| word.len() > 3)
+                .filter(shared)
+                .count();
+            assert!(common > 0, "{tellings:?}");
+            differ += usize::from(tellings[0] != tellings[1]);
+        }
+        assert!(differ > 10, "only {differ} of 50 stories were told in other words");
+    }
+
+    #[test]
+    fn sentences_are_polished() {
+        for (raw, wanted) in [
+            ("a  apple , he said", "An apple, he said."),
+            ("a uniform", "A uniform."),
+            ("breaking news : it 's a test", "Breaking news: it 's a test."),
+        ] {
+            assert_eq!(polish(raw), wanted);
+        }
+    }
+}

@@ -24,6 +24,7 @@
 //!
 //! These are samples: they know the few hundred words of `data/*.grammar`, and every other word by its letters only.
 
+mod adam;
 mod folder;
 mod grammar;
 mod math;
@@ -32,6 +33,7 @@ mod model;
 mod ops;
 mod params;
 mod publish;
+mod reference;
 mod rng;
 mod tape;
 mod tokenizer;
@@ -40,6 +42,7 @@ mod train;
 
 pub use folder::Folder;
 pub use publish::{ALIAS, Outcome, PublishedToy, ToyError, publish};
+pub use reference::Reference;
 pub use toy::{
     DEFAULT_SEED, Kind, Toy, ToyVersion, analyst, folder, generate, held_out_sentences, memory,
     roberta_classifier, synthesizer, write_model,

@@ -37,7 +37,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 }
 
 /// The standard normal distribution at `x`, given `bell` = exp(-x²/2): `(1 + erf(x/√2)) / 2` with an absolute error below
-/// 2·10⁻⁷ (Abramowitz and Stegun, 7.1.26).
+/// 3·10⁻⁷ (Abramowitz and Stegun, 7.1.26).
 #[inline]
 pub(crate) fn normal_cdf(x: f32, bell: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
@@ -74,7 +74,7 @@ mod tests {
         for x in points() {
             let wanted = 0.5 * (1.0 + libm::erf(f64::from(x) / std::f64::consts::SQRT_2));
             let error = (f64::from(normal_cdf(x, exp(-0.5 * x * x))) - wanted).abs();
-            assert!(error < 2e-7, "the normal distribution at {x} is off by {error}");
+            assert!(error < 3e-7, "the normal distribution at {x} is off by {error}");
         }
     }
 }

@@ -158,3 +158,36 @@ fn short_tile(left: &[f32], inner: usize, panel: &[[f32; TILE_COLS]]) -> Tile {
     }
     tile
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    /// Element by element, each sum in ascending order.
+    fn naive(a: &Matrix, b: &Matrix) -> Matrix {
+        let mut out = Matrix::zeros(a.rows, b.cols);
+        for row in 0..a.rows {
+            for col in 0..b.cols {
+                let terms = (0..a.cols).map(|k| a.row(row)[k] * b.row(k)[col]);
+                out.row_mut(row)[col] = terms.fold(0.0, |sum, term| sum + term);
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn products_have_the_bits_of_plain_sums() {
+        let mut rng = Rng::new(0, "products");
+        for (rows, inner, cols) in [(1, 1, 1), (4, 3, 8), (5, 7, 9), (3, 16, 17), (9, 2, 1), (13, 5, 24)] {
+            let a = Matrix::from_fn(rows, inner, || rng.normal());
+            let b = Matrix::from_fn(inner, cols, || rng.normal());
+            assert_eq!(a.matmul(&b), naive(&a, &b), "{rows} x {inner} x {cols}");
+            assert_eq!(
+                a.matmul_transposed(&b.transposed()),
+                naive(&a, &b),
+                "{rows} x {inner} x {cols}, transposed"
+            );
+        }
+    }
+}

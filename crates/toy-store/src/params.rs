@@ -1,11 +1,13 @@
-//! Named parameters, and Adam.
+//! Named parameters.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use safetensors::SafeTensors;
+
 use crate::matrix::Matrix;
 use crate::rng::Rng;
-use crate::tape::{Gradients, Tape, Var};
+use crate::tape::{Tape, Var};
 
 /// A model's parameters under their Hugging Face names, in name order.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +51,22 @@ impl Params {
         self.constant(&format!("{name}.bias"), width, 0.0);
     }
 
-    pub(crate) fn insert(&mut self, name: &str, value: Matrix, is_vector: bool) {
+    /// The tensors of a `model.safetensors` that [`Folder::put_weights`](crate::Folder) wrote.
+    pub(crate) fn read(bytes: &[u8]) -> Self {
+        let file =
+            SafeTensors::deserialize(bytes).unwrap_or_else(|e| panic!("our own weights are refused: {e}"));
+        let mut params = Self::default();
+        for (name, tensor) in file.iter() {
+            let bytes = tensor.data().chunks_exact(size_of::<f32>());
+            let data: Vec<f32> = bytes.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            let shape = tensor.shape();
+            let cols = shape.last().copied().unwrap_or(1);
+            params.insert(name, Matrix { rows: data.len() / cols, cols, data }, shape.len() == 1);
+        }
+        params
+    }
+
+    fn insert(&mut self, name: &str, value: Matrix, is_vector: bool) {
         let entry = Entry { value: Rc::new(value), is_vector };
         let previous = self.entries.insert(name.to_owned(), entry);
         assert!(previous.is_none(), "two parameters are called {name}");
@@ -62,6 +79,11 @@ impl Params {
                 .map(|(name, entry)| (name.clone(), tape.leaf(Rc::clone(&entry.value))))
                 .collect(),
         )
+    }
+
+    /// Names and values, for an optimiser, in name order.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = (&str, &mut Matrix)> {
+        self.entries.iter_mut().map(|(name, entry)| (name.as_str(), Rc::make_mut(&mut entry.value)))
     }
 
     /// Name, shape and values, in name order.
@@ -89,74 +111,5 @@ impl Bound {
     /// Layer normalisation with the parameters below `name`.
     pub(crate) fn layer_norm(&self, tape: &mut Tape, name: &str, x: Var, epsilon: f32) -> Var {
         tape.layer_norm(x, self.get(&format!("{name}.weight")), self.get(&format!("{name}.bias")), epsilon)
-    }
-}
-
-/// Adam (Kingma and Ba, 2015) with a linear warm-up and decay of the step size.
-pub(crate) struct Adam {
-    moments: BTreeMap<String, (Matrix, Matrix)>,
-    schedule: Schedule,
-    step: usize,
-    decay1: f32,
-    decay2: f32,
-}
-
-/// How the step size changes over a training run.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Schedule {
-    /// The largest step size.
-    pub(crate) peak: f32,
-    /// Steps from zero to the peak.
-    pub(crate) warm_up: usize,
-    /// Steps until zero again.
-    pub(crate) total: usize,
-}
-
-/// A word is in few batches, so its row takes larger steps than what is in all of them.
-const WORD_TABLE: &str = "word_embeddings.weight";
-const WORD_TABLE_BOOST: f32 = 6.0;
-const BETA1: f32 = 0.9;
-const BETA2: f32 = 0.98;
-const EPSILON: f32 = 1e-8;
-
-impl Schedule {
-    #[expect(clippy::cast_precision_loss, reason = "a run has far fewer than 2^24 steps")]
-    fn rate(self, step: usize) -> f32 {
-        let rising = (step + 1) as f32 / self.warm_up as f32;
-        let falling = (self.total.saturating_sub(step)) as f32 / (self.total - self.warm_up) as f32;
-        self.peak * rising.min(falling).min(1.0)
-    }
-}
-
-impl Adam {
-    /// The number of updates so far.
-    pub(crate) fn steps(&self) -> usize {
-        self.step
-    }
-
-    pub(crate) fn new(schedule: Schedule) -> Self {
-        Self { moments: BTreeMap::new(), schedule, step: 0, decay1: 1.0, decay2: 1.0 }
-    }
-
-    /// One update; parameters that the loss did not depend on stay as they are.
-    pub(crate) fn step(&mut self, params: &mut Params, bound: &Bound, gradients: &mut Gradients) {
-        let rate = self.schedule.rate(self.step);
-        self.step += 1;
-        self.decay1 *= BETA1;
-        self.decay2 *= BETA2;
-        let (unbias1, unbias2) = (1.0 / (1.0 - self.decay1), 1.0 / (1.0 - self.decay2));
-        for (name, entry) in &mut params.entries {
-            let Some(gradient) = gradients.take(bound.get(name)) else { continue };
-            let rate = if name.ends_with(WORD_TABLE) { rate * WORD_TABLE_BOOST } else { rate };
-            let value = Rc::make_mut(&mut entry.value);
-            let zeros = || Matrix::zeros(value.rows, value.cols);
-            let (mean, square) = self.moments.entry(name.clone()).or_insert_with(|| (zeros(), zeros()));
-            let moments = mean.data.iter_mut().zip(&mut square.data);
-            for ((x, g), (m, v)) in value.data.iter_mut().zip(&gradient.data).zip(moments) {
-                *m = BETA1 * *m + (1.0 - BETA1) * g;
-                *v = BETA2 * *v + (1.0 - BETA2) * g * g;
-                *x -= rate * (*m * unbias1) / ((*v * unbias2).sqrt() + EPSILON);
-            }
-        }
     }
 }

@@ -34,4 +34,8 @@ impl Batch {
     pub(crate) fn first_rows(&self) -> Rc<[usize]> {
         self.spans.iter().map(|span| span.start).collect()
     }
+    /// The row of each sentence's last token.
+    pub(crate) fn last_rows(&self) -> Rc<[usize]> {
+        self.spans.iter().map(|span| span.end - 1).collect()
+    }
 }

@@ -8,5 +8,8 @@ mod norm;
 mod pool;
 mod rotary;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use attention::Heads;
 pub(crate) use loss::Targets;

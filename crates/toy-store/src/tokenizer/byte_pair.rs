@@ -136,3 +136,31 @@ fn join(word: &[u32], pair: (u32, u32), merged: u32) -> Vec<u32> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_frequent_pairs_are_merged_first() {
+        let merges = Merges::learn("low low lower lowest\n", 260);
+        let learned: Vec<&str> = merges.tokens[256..].iter().map(String::as_str).collect();
+        assert_eq!(learned[..2], ["lo", "low"], "{learned:?}");
+    }
+
+    #[test]
+    fn every_byte_has_a_character_of_its_own() {
+        let mut alphabet = byte_alphabet();
+        assert_eq!(alphabet[usize::from(b' ')], 'Ġ');
+        alphabet.sort_unstable();
+        alphabet.dedup();
+        assert_eq!(alphabet.len(), 256);
+    }
+
+    #[test]
+    fn words_are_cut_as_gpt2_cuts_them() {
+        let counts = count_words("Rain, rain: 35 degrees\nRain");
+        let words: Vec<(&str, i64)> = counts.into_iter().collect();
+        assert_eq!(words, [(" 35", 1), (" degrees", 1), (" rain", 1), (",", 1), (":", 1), ("Rain", 2)]);
+    }
+}

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::adam::{Adam, Schedule};
 use crate::folder::Folder;
 use crate::grammar::Grammar;
 use crate::model::Batch;
 use crate::model::encoder::Encoder;
-use crate::params::{Adam, Params, Schedule};
+use crate::params::Params;
 use crate::rng::{Rng, stable_hash};
 use crate::tokenizer::word_piece;
 use crate::train::{bert, fit};
@@ -106,6 +107,11 @@ pub(crate) fn train(seed: u64) -> [Folder; 2] {
         let mut folder = trained.files.clone();
         folder.put_json("config.json", &config(&model));
         folder.put_weights(&params);
+        folder.put_card(
+            "A toy sentiment classifier",
+            "Labels sentences as negative, neutral or positive. It was trained on generated news sentences and knows their \
+             words; everything else it spells by letters.\n\n`Profits rose sharply` is positive, `Unemployment rose sharply` is not.",
+        );
         folder
     })
 }
@@ -124,4 +130,22 @@ pub(crate) fn put_labels(config: &mut Value) {
     config["label2id"] =
         LABELS.iter().enumerate().map(|(id, label)| ((*label).to_owned(), json!(id))).collect();
     config["problem_type"] = json!("single_label_classification");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn training_never_sees_a_held_out_sentence() {
+        let grammar = Grammar::sentiment();
+        let mut rng = Rng::new(0, "analyst sentences");
+        for step in 0..2000 {
+            let (sentence, _) = draw(&grammar, &mut rng, f32::from(u8::from(step % 2 == 0)));
+            assert!(!is_held_out(&sentence) && !is_held_out(&format!("{sentence}.")), "{sentence}");
+        }
+        for (sentence, _) in held_out(0, 200) {
+            assert!(is_held_out(&sentence), "{sentence}");
+        }
+    }
 }

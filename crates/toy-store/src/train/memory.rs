@@ -5,11 +5,12 @@
 
 use serde_json::json;
 
+use crate::adam::{Adam, Schedule};
 use crate::folder::Folder;
 use crate::grammar::Grammar;
 use crate::model::Batch;
 use crate::ops::Targets;
-use crate::params::{Adam, Params, Schedule};
+use crate::params::Params;
 use crate::rng::Rng;
 use crate::tokenizer::word_piece;
 use crate::train::{bert, fit};
@@ -59,6 +60,11 @@ pub(crate) fn train(seed: u64) -> [Folder; 2] {
         let mut folder = trained.files.clone();
         folder.put_json("config.json", &bert::config(&model));
         folder.put_weights(&params);
+        folder.put_card(
+            "A toy sentence embedder",
+            "A sentence-transformers model of 64 dimensions. It was trained on generated news stories: two tellings of one \
+             story lie together, then stories on one topic.",
+        );
         put_modules(&mut folder, model.hidden);
         folder
     })

@@ -68,6 +68,10 @@ pub(crate) fn folder(seed: u64) -> Folder {
     put_labels(&mut config);
     folder.put_json("config.json", &config);
     folder.put_weights(&params);
+    folder.put_card(
+        "A RoBERTa-type classifier for comparing implementations",
+        "**Its weights are seeded random numbers.** Its answers mean nothing, but every reader must find the same ones.",
+    );
     folder
 }
 

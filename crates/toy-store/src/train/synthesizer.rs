@@ -2,11 +2,12 @@
 
 use serde_json::json;
 
+use crate::adam::{Adam, Schedule};
 use crate::folder::Folder;
 use crate::grammar::Grammar;
 use crate::model::Batch;
 use crate::model::decoder::Decoder;
-use crate::params::{Adam, Params, Schedule};
+use crate::params::Params;
 use crate::rng::Rng;
 use crate::tokenizer::byte_pair::Merges;
 use crate::tokenizer::{Piece, Trained, special_token, template};
@@ -80,6 +81,11 @@ pub(crate) fn train(seed: u64) -> [Folder; 2] {
         let mut folder = trained.files.clone();
         put_configs(&mut folder, &model);
         folder.put_weights(&params);
+        folder.put_card(
+            "A toy language model",
+            "A Llama that tells one-sentence news stories on economy, food, space, sport and weather. Ask it through its chat \
+             template: `Write about weather.`",
+        );
         folder
     })
 }
