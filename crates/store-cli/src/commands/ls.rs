@@ -58,6 +58,9 @@ pub(crate) fn run(global: &Global, _args: &Args) -> anyhow::Result<u8> {
     }
     let worst = listing.agents.iter().map(|row| row.exit_code).max().unwrap_or(exit::OK);
     out::unless_closed(if global.json { out::json(&listing) } else { print(&listing) })?;
+    if !global.json {
+        listing.agents.iter().filter_map(|row| row.error.as_ref()).for_each(out::warning);
+    }
     Ok(worst)
 }
 
@@ -153,9 +156,5 @@ fn print(listing: &Listing<'_>) -> anyhow::Result<()> {
     for Alias { alias, agent } in &listing.aliases {
         writeln!(out, "{alias} → {agent}")?;
     }
-    out.flush()?;
-    for error in listing.agents.iter().filter_map(|row| row.error.as_ref()) {
-        out::warning(error);
-    }
-    Ok(())
+    Ok(out.flush()?)
 }
