@@ -18,6 +18,7 @@ pub struct Folder {
 
 impl Folder {
     /// Paths (with `/`) and contents, sorted by path.
+    #[must_use]
     pub fn files(&self) -> impl ExactSizeIterator<Item = (&str, &[u8])> {
         self.files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice()))
     }

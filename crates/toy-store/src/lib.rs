@@ -1,7 +1,7 @@
 //! A miniature of a real model store, made from a seed: small models that were really trained, in the layouts that
 //! Hugging Face tools read, published through [`model_store`].
 //!
-//! - `analyst`: a BERT classifier of sentences into negative, neutral and positive, with its WordPiece tokenizer;
+//! - `analyst`: a BERT classifier of sentences into negative, neutral and positive, with its `WordPiece` tokenizer;
 //! - `memory`: a sentence-transformers embedder whose vectors of one topic lie together;
 //! - `synthesizer`: a Llama-type language model that tells small news stories, and its legacy alias [`ALIAS`].
 //!

@@ -72,7 +72,7 @@ fn report(error: &anyhow::Error) {
     let mut message = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !message.contains(&cause) {
-            message.push_str(&format!(": {cause}"));
+            message = format!("{message}: {cause}");
         }
     }
     // Nobody is left to tell when the standard error is closed.
@@ -121,11 +121,11 @@ fn as_table(store: &ModelStore, rows: &[PublishedToy]) -> String {
         text.push('\n');
     }
     let total = rows.iter().map(|row| row.bytes).sum();
-    text.push_str(&format!(
+    let ending = format!(
         "{ALIAS} → {}\n\n{} in {}\nnext: cargo run -p build-engine -- --agent analyst --precision fp16\n",
         Kind::Synthesizer.agent(),
         human_size(total),
         store.root().display(),
-    ));
-    text
+    );
+    text + &ending
 }

@@ -174,13 +174,12 @@ fn stage_and_finalize(
     let relative = store.get_version(&agent, &ToyVersion::V1.name())?;
     for entry in toy.folder(kind, version).entries() {
         let shared = relative.as_ref().filter(|v1| v1.manifest().file(&entry.path) == Some(&entry));
-        match shared {
-            Some(v1) => staging.share(v1, &entry.path)?,
-            None => {
-                let bytes = toy.folder(kind, version).get(entry.path.as_str()).unwrap_or_default();
-                staging.write(&entry.path, bytes)?
-            }
-        };
+        if let Some(v1) = shared {
+            staging.share(v1, &entry.path)?;
+        } else {
+            let bytes = toy.folder(kind, version).get(entry.path.as_str()).unwrap_or_default();
+            staging.write(&entry.path, bytes)?;
+        }
     }
     let published = staging.finalize(FinalizeOptions {
         metadata: metadata(toy.seed(), kind),
@@ -223,6 +222,7 @@ fn metadata(seed: u64, kind: Kind) -> Map<String, Value> {
 
 impl Folder {
     /// The listing that a manifest will have, sorted by path.
+    #[expect(clippy::missing_panics_doc, reason = "every path is fixed and valid")]
     #[must_use]
     pub fn entries(&self) -> Vec<FileEntry> {
         let entry = |(path, bytes): (&str, &[u8])| FileEntry {

@@ -36,6 +36,7 @@ enum Model {
 impl Reference {
     /// Reads `config.json`, `tokenizer.json` and `model.safetensors` of a folder. Only this crate makes folders, so it cannot
     /// fail but by a bug.
+    #[expect(clippy::missing_panics_doc, reason = "only a bug can make a folder that is no model")]
     #[must_use]
     pub fn open(folder: &Folder) -> Self {
         let file = |path| folder.get(path).unwrap_or_else(|| panic!("every toy has a {path}"));

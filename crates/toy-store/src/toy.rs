@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use model_store::{AgentName, VersionName};
@@ -38,6 +38,7 @@ impl Kind {
     pub const ALL: [Self; 3] = [Self::Analyst, Self::Memory, Self::Synthesizer];
 
     /// The agent's name.
+    #[expect(clippy::missing_panics_doc, reason = "the names are fixed and valid")]
     #[must_use]
     pub fn agent(self) -> AgentName {
         let name = match self {
@@ -58,24 +59,14 @@ impl Kind {
         }
     }
 
-    fn train(self, seed: u64) -> [Arc<Folder>; 2] {
+    /// The versions up to `last`.
+    fn train(self, seed: u64, last: ToyVersion) -> Vec<Arc<Folder>> {
         let folders = match self {
-            Self::Analyst => analyst::train(seed),
-            Self::Memory => memory::train(seed),
-            Self::Synthesizer => synthesizer::train(seed),
+            Self::Analyst => analyst::train(seed, last),
+            Self::Memory => memory::train(seed, last),
+            Self::Synthesizer => synthesizer::train(seed, last),
         };
-        folders.map(Arc::new)
-    }
-
-    /// Both versions; those of the default seed are trained once a process.
-    fn folders(self, seed: u64) -> [Arc<Folder>; 2] {
-        static OF_DEFAULT_SEED: [OnceLock<[Arc<Folder>; 2]>; Kind::ALL.len()] =
-            [const { OnceLock::new() }; Kind::ALL.len()];
-        if seed == DEFAULT_SEED {
-            OF_DEFAULT_SEED[self as usize].get_or_init(|| self.train(seed)).clone()
-        } else {
-            self.train(seed)
-        }
+        folders.into_iter().map(Arc::new).collect()
     }
 }
 
@@ -84,6 +75,7 @@ impl ToyVersion {
     pub const ALL: [Self; 2] = [Self::V1, Self::V2];
 
     /// The version's name.
+    #[expect(clippy::missing_panics_doc, reason = "the names are fixed and valid")]
     #[must_use]
     pub fn name(self) -> VersionName {
         let name = match self {
@@ -94,11 +86,30 @@ impl ToyVersion {
     }
 }
 
+/// The versions of one agent, up to the last that anybody asked for.
+type Versions = Vec<Arc<Folder>>;
+
+/// What was trained in this process for the default seed. The lock is held while training, so that callers wait for one
+/// training instead of each doing their own.
+static KEPT: [Mutex<Versions>; Kind::ALL.len()] = [const { Mutex::new(Vec::new()) }; Kind::ALL.len()];
+
+fn versions(kind: Kind, seed: u64, last: ToyVersion) -> Versions {
+    if seed != DEFAULT_SEED {
+        return kind.train(seed, last);
+    }
+    // A training that panicked left what was there before.
+    let mut kept = KEPT[kind as usize].lock().unwrap_or_else(PoisonError::into_inner);
+    if kept.len() <= last as usize {
+        *kept = kind.train(seed, last);
+    }
+    kept.clone()
+}
+
 /// Every folder of a seed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Toy {
     seed: u64,
-    folders: [[Arc<Folder>; 2]; Kind::ALL.len()],
+    folders: [Versions; Kind::ALL.len()],
 }
 
 impl Toy {
@@ -119,7 +130,7 @@ impl Toy {
 #[must_use]
 pub fn generate(seed: u64) -> Toy {
     let folders = thread::scope(|scope| {
-        let running = Kind::ALL.map(|kind| scope.spawn(move || kind.folders(seed)));
+        let running = Kind::ALL.map(|kind| scope.spawn(move || versions(kind, seed, ToyVersion::V2)));
         running.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     Toy { seed, folders }
@@ -143,10 +154,11 @@ pub fn synthesizer(seed: u64, version: ToyVersion) -> Arc<Folder> {
     folder(Kind::Synthesizer, seed, version)
 }
 
-/// One version of one agent, training only that agent.
+/// One version of one agent. Only that agent is trained, and no longer than the version needs; what the default seed gives is
+/// kept for the rest of the process.
 #[must_use]
 pub fn folder(kind: Kind, seed: u64, version: ToyVersion) -> Arc<Folder> {
-    kind.folders(seed)[version as usize].clone()
+    versions(kind, seed, version).swap_remove(version as usize)
 }
 
 /// A RoBERTa-type classifier (byte-level BPE, positions from 2, one token type, the two-layer head), for tests of a second
@@ -166,4 +178,18 @@ pub fn write_model(kind: Kind, dir: &Path) -> io::Result<()> {
 #[must_use]
 pub fn held_out_sentences(seed: u64, count: usize) -> Vec<(String, &'static str)> {
     analyst::held_out(seed, count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever wants only the first version does not wait for the second, and must get the same bytes.
+    #[test]
+    fn the_first_version_does_not_depend_on_the_second() {
+        let [alone, both] = ToyVersion::ALL.map(|last| Kind::Memory.train(12, last));
+        assert_eq!((alone.len(), both.len()), (1, 2));
+        assert_eq!(alone[0], both[0]);
+        assert_ne!(both[0], both[1]);
+    }
 }

@@ -1,4 +1,4 @@
-//! The Llama decoder: RMS norm, rotary positions, grouped-query attention, SwiGLU.
+//! The Llama decoder: RMS norm, rotary positions, grouped-query attention, `SwiGLU`.
 
 use std::rc::Rc;
 

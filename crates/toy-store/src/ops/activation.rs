@@ -5,7 +5,7 @@ use crate::matrix::Matrix;
 use crate::tape::{Tape, Var};
 
 /// 1/√(2π), the height of the normal density at zero.
-const NORMAL_DENSITY_AT_ZERO: f32 = 0.398_942_28;
+const NORMAL_DENSITY_AT_ZERO: f32 = 0.398_942_3;
 
 impl Tape {
     /// The GELU with `erf`, `x · Φ(x)` (Hugging Face's `"gelu"`, not its tanh approximation).

@@ -6,7 +6,7 @@ use crate::matrix::Matrix;
 use crate::tape::{Tape, Var};
 
 impl Tape {
-    /// `x · weightᵀ (+ bias)`, with `weight` as PyTorch stores it: `[out, in]`.
+    /// `x · weightᵀ (+ bias)`, with `weight` as `PyTorch` stores it: `[out, in]`.
     pub(crate) fn linear(&mut self, x: Var, weight: Var, bias: Option<Var>) -> Var {
         let (input, matrix) = (self.value(x), self.value(weight));
         let mut output = input.matmul_transposed(&matrix);

@@ -7,9 +7,13 @@ use crate::tape::{Tape, Var};
 /// Softmax of one row, in place.
 pub(crate) fn softmax(row: &mut [f32]) {
     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    row.iter_mut().for_each(|x| *x = exp(*x - largest));
+    for x in row.iter_mut() {
+        *x = exp(*x - largest);
+    }
     let sum = row.iter().sum::<f32>();
-    row.iter_mut().for_each(|x| *x /= sum);
+    for x in row {
+        *x /= sum;
+    }
 }
 
 /// For each row of logits the wanted distribution, as `(column, share)`; a row without any is left out of the loss.

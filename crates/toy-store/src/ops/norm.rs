@@ -92,7 +92,9 @@ impl Tape {
         let mut lengths = Vec::with_capacity(unit.rows);
         for row in unit.data.chunks_exact_mut(unit.cols) {
             let length = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(NORMALIZE_EPSILON);
-            row.iter_mut().for_each(|x| *x /= length);
+            for x in row {
+                *x /= length;
+            }
             lengths.push(length);
         }
         let saved = unit.clone();

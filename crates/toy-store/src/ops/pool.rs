@@ -19,7 +19,9 @@ impl Tape {
                     *sum += x;
                 }
             }
-            mean.iter_mut().for_each(|sum| *sum /= span.len() as f32);
+            for sum in mean {
+                *sum /= span.len() as f32;
+            }
         }
         let (rows, cols) = (input.rows, input.cols);
         self.push(output, move |gradient, gradients| {

@@ -16,6 +16,8 @@ const STEP: f32 = 4e-3;
 /// What a difference of two `f32` losses near 1 may be off by, and the curvature beside it.
 const TOLERANCE: f32 = 4e-3;
 
+/// An operation's name, the shapes of its inputs, and itself.
+type Row<'a> = (&'a str, &'a [(usize, usize)], Build<'a>);
 type Build<'a> = &'a dyn Fn(&mut Tape, &[Var]) -> Var;
 
 /// A number from all elements of `output` in which no two have the same weight, so that no error can cancel.
@@ -24,7 +26,8 @@ fn loss_of(tape: &mut Tape, output: Var) -> Var {
     let mut rng = Rng::new(7, "weights of a loss");
     let weights = tape.leaf(Rc::new(Matrix::from_fn(1, cols, || rng.normal())));
     let sums = tape.linear(output, weights, None);
-    let mean = tape.mean_rows(sums, Rc::from([0..rows]));
+    let all = 0..rows;
+    let mean = tape.mean_rows(sums, Rc::from([all]));
     tape.tanh(mean)
 }
 
@@ -72,7 +75,7 @@ const GROUPED: Heads = Heads { query: 4, key_value: 2, size: 2, causal: true };
 #[test]
 fn every_operation_is_differentiated_exactly() {
     let spans = || Rc::from([0..2, 2..5]);
-    let rows: [(&str, &[(usize, usize)], Build<'_>); 15] = [
+    let rows: [Row<'_>; 15] = [
         ("linear", &[(3, 4), (5, 4), (1, 5)], &|t, v| t.linear(v[0], v[1], Some(v[2]))),
         ("linear without bias", &[(3, 4), (5, 4)], &|t, v| t.linear(v[0], v[1], None)),
         ("linear of itself", &[(3, 4)], &|t, v| t.linear(v[0], v[0], None)),

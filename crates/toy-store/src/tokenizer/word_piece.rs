@@ -1,4 +1,4 @@
-//! BERT's WordPiece tokenizer, with every word of a grammar whole and everything else in pieces.
+//! BERT's `WordPiece` tokenizer, with every word of a grammar whole and everything else in pieces.
 
 use std::collections::BTreeSet;
 

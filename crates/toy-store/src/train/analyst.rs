@@ -12,6 +12,7 @@ use crate::model::encoder::Encoder;
 use crate::params::Params;
 use crate::rng::{Rng, stable_hash};
 use crate::tokenizer::word_piece;
+use crate::toy::ToyVersion;
 use crate::train::{bert, fit};
 
 /// The labels in order of their ids; also the roots of the grammar.
@@ -74,8 +75,8 @@ pub(crate) fn held_out(seed: u64, count: usize) -> Vec<(String, &'static str)> {
     sentences.into_iter().collect()
 }
 
-/// Trains both versions.
-pub(crate) fn train(seed: u64) -> [Folder; 2] {
+/// Trains until the version `last`; the versions up to it, in order.
+pub(crate) fn train(seed: u64, last: ToyVersion) -> Vec<Folder> {
     let grammar = Grammar::sentiment();
     let trained = word_piece::train(&grammar.words(), bert::MAX_LENGTH);
     let model = bert::encoder("bert.", trained.vocabulary);
@@ -85,8 +86,8 @@ pub(crate) fn train(seed: u64) -> [Folder; 2] {
     params.linear("classifier", LABELS.len(), model.hidden, &mut rng);
     let mut rng = Rng::new(seed, "analyst sentences");
     let mut adam = Adam::new(SCHEDULE);
-    VERSIONS.map(|until| {
-        fit(&mut params, &mut adam, until, |step, tape, bound| {
+    let versions = VERSIONS[..=last as usize].iter().map(|until| {
+        fit(&mut params, &mut adam, *until, |step, tape, bound| {
             let share = lesson_share(step);
             let examples: Vec<_> = (0..BATCH).map(|_| draw(&grammar, &mut rng, share)).collect();
             let ids: Vec<_> = examples.iter().map(|(sentence, _)| trained.ids(sentence)).collect();
@@ -113,7 +114,8 @@ pub(crate) fn train(seed: u64) -> [Folder; 2] {
              words; everything else it spells by letters.\n\n`Profits rose sharply` is positive, `Unemployment rose sharply` is not.",
         );
         folder
-    })
+    });
+    versions.collect()
 }
 
 fn config(model: &Encoder) -> Value {

@@ -13,6 +13,7 @@ use crate::ops::Targets;
 use crate::params::Params;
 use crate::rng::Rng;
 use crate::tokenizer::word_piece;
+use crate::toy::ToyVersion;
 use crate::train::{bert, fit};
 
 /// Longest input in tokens, as `sentence_bert_config.json` says.
@@ -24,12 +25,15 @@ const SHARPNESS: f32 = 16.0;
 /// What another story of the same topic counts, where the other telling of the same story counts 1.
 const TOPIC_SHARE: f32 = 0.15;
 
+/// One telling in so many has an aside of names that mean nothing.
+const ASIDE_IN: usize = 3;
+
 const SCHEDULE: Schedule = Schedule { peak: 2e-3, warm_up: 10, total: 130 };
 /// The steps after which the two versions are taken.
 const VERSIONS: [usize; 2] = [80, SCHEDULE.total];
 
-/// Trains both versions.
-pub(crate) fn train(seed: u64) -> [Folder; 2] {
+/// Trains until the version `last`; the versions up to it, in order.
+pub(crate) fn train(seed: u64, last: ToyVersion) -> Vec<Folder> {
     let grammar = Grammar::stories();
     let topics = grammar.topics();
     let trained = word_piece::train(&grammar.words(), MAX_SEQUENCE);
@@ -38,12 +42,13 @@ pub(crate) fn train(seed: u64) -> [Folder; 2] {
     model.init(&mut params, &mut Rng::new(seed, "memory parameters"));
     let mut rng = Rng::new(seed, "memory stories");
     let mut adam = Adam::new(SCHEDULE);
-    VERSIONS.map(|until| {
-        fit(&mut params, &mut adam, until, |_, tape, bound| {
+    let versions = VERSIONS[..=last as usize].iter().map(|until| {
+        fit(&mut params, &mut adam, *until, |_, tape, bound| {
             let stories: Vec<_> = (0..STORIES).map(|_| (rng.below(topics.len()), rng.next_u64())).collect();
             let tellings = stories.iter().chain(&stories);
             let tell = |(topic, story): &(usize, u64)| {
-                grammar.tell(&format!("topic-{}", topics[*topic]), *story, &mut rng)
+                let told = grammar.tell(&format!("topic-{}", topics[*topic]), *story, &mut rng);
+                if rng.one_in(ASIDE_IN) { told + " " + &grammar.tell("aside", 0, &mut rng) } else { told }
             };
             let ids: Vec<_> = tellings.map(tell).map(|text| trained.ids(&text)).collect();
             let vectors = model.embed(tape, bound, &Batch::new(ids.iter().map(Vec::as_slice)));
@@ -67,7 +72,8 @@ pub(crate) fn train(seed: u64) -> [Folder; 2] {
         );
         put_modules(&mut folder, model.hidden);
         folder
-    })
+    });
+    versions.collect()
 }
 
 /// Whom each telling should find: its own story, and a little the others on its topic.

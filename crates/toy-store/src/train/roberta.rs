@@ -76,7 +76,7 @@ pub(crate) fn folder(seed: u64) -> Folder {
 }
 
 fn tokenizer(words: &BTreeSet<String>) -> Trained {
-    let text: String = words.iter().map(|word| format!("a {word} {word}\n")).collect();
+    let text = words.iter().flat_map(|word| ["a ", word, " ", word, "\n"]).collect::<String>();
     let merges = Merges::learn(&text, LEARNED_TOKENS);
     let mask = FIRST.len() + LEARNED_TOKENS;
     let mut added: Vec<_> = FIRST.iter().enumerate().map(|(id, token)| special_token(id, token)).collect();

@@ -11,6 +11,7 @@ use crate::params::Params;
 use crate::rng::Rng;
 use crate::tokenizer::byte_pair::Merges;
 use crate::tokenizer::{Piece, Trained, special_token, template};
+use crate::toy::ToyVersion;
 use crate::train::fit;
 
 /// What it can tell stories about.
@@ -48,8 +49,8 @@ fn document(grammar: &Grammar, rng: &mut Rng) -> String {
     }
 }
 
-/// Trains both versions.
-pub(crate) fn train(seed: u64) -> [Folder; 2] {
+/// Trains until the version `last`; the versions up to it, in order.
+pub(crate) fn train(seed: u64, last: ToyVersion) -> Vec<Folder> {
     let grammar = Grammar::stories();
     let trained = tokenizer(&grammar, seed);
     let model = Decoder {
@@ -66,8 +67,8 @@ pub(crate) fn train(seed: u64) -> [Folder; 2] {
     model.init(&mut params, &mut Rng::new(seed, "synthesizer parameters"));
     let mut rng = Rng::new(seed, "synthesizer stories");
     let mut adam = Adam::new(SCHEDULE);
-    VERSIONS.map(|until| {
-        fit(&mut params, &mut adam, until, |_, tape, bound| {
+    let versions = VERSIONS[..=last as usize].iter().map(|until| {
+        fit(&mut params, &mut adam, *until, |_, tape, bound| {
             let texts = (0..BATCH).map(|_| document(&grammar, &mut rng));
             let ids: Vec<_> = texts.map(|text| trained.ids(&text)).collect();
             let logits = model.logits(tape, bound, &Batch::new(ids.iter().map(Vec::as_slice)));
@@ -87,7 +88,8 @@ pub(crate) fn train(seed: u64) -> [Folder; 2] {
              template: `Write about weather.`",
         );
         folder
-    })
+    });
+    versions.collect()
 }
 
 fn tokenizer(grammar: &Grammar, seed: u64) -> Trained {

@@ -7,8 +7,8 @@ use toy_store::{DEFAULT_SEED, Kind, ToyVersion, folder, generate, roberta_classi
 const GOLDEN: [(Kind, ToyVersion, &str); 6] = [
     (Kind::Analyst, ToyVersion::V1, "1358c144cf04c00693e2c032b8cecc254c0ba4e332db600086017f692c1d1878"),
     (Kind::Analyst, ToyVersion::V2, "5cfce5e2a3baa1e98de98b9dd12f8c7601503dd2416a4243f6d614ff0caf8dc0"),
-    (Kind::Memory, ToyVersion::V1, "bad5140b80282492388e6c90b7321a44476a1ec62b8085d68f7cc2ebab88d46a"),
-    (Kind::Memory, ToyVersion::V2, "9c2eb19bf26a8d8d0b34388243384d9650b33e2c86ff837c3354d4fec68f9d98"),
+    (Kind::Memory, ToyVersion::V1, "c2b0b7aa714155c58a52972d968150eb611785009a571a57998c41ad44866b6f"),
+    (Kind::Memory, ToyVersion::V2, "f8c8909ef555b00ef7d700d5ae7e7e6b1b06825a65d2c9fec7b2909d2df729e6"),
     (Kind::Synthesizer, ToyVersion::V1, "7a2ea1c7be66162c11945395faa81350c22119bbb4c4dbaf35e63c1500c2501d"),
     (Kind::Synthesizer, ToyVersion::V2, "025b19ce8b7b7ee770726c2420b9b898812c8fa1c6f3100b3dda9a7480215f16"),
 ];
