@@ -99,7 +99,7 @@ fn replace(bytes: &mut Vec<u8>, from: &[u8], to: &[u8]) {
 fn missing_files_are_named_with_the_way_to_get_them() {
     let remove = |name: &'static str| move |folder: &Path| fs::remove_file(folder.join(name)).unwrap();
     let become_pickle = |folder: &Path| {
-        fs::rename(folder.join("model.safetensors"), folder.join("pytorch_model.bin")).unwrap()
+        fs::rename(folder.join("model.safetensors"), folder.join("pytorch_model.bin")).unwrap();
     };
     let shard = |shard: &'static str| {
         move |folder: &Path| {
@@ -234,7 +234,7 @@ fn what_is_no_regular_file_or_too_large_is_not_read() {
     }
     let huge = |name: &'static str| {
         move |folder: &Path| {
-            File::options().write(true).open(folder.join(name)).unwrap().set_len(1 << 40).unwrap()
+            File::options().write(true).open(folder.join(name)).unwrap().set_len(1 << 40).unwrap();
         }
     };
     for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {

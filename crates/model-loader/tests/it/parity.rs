@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use model_loader::{Head, Reference, SentenceEmbedder, TextClassifier, TokenBatch};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::support::{data, each_batching, links_to, max_abs, min_cosine, output, texts};
+use crate::support::{copy_of, data, each_batching, links_to, max_abs, min_cosine, output, texts};
 
 /// What float32 sums in another order may differ by; the values are about 1.
 const MAX_ABS: f32 = 1e-4;
@@ -31,6 +34,29 @@ fn logits_are_those_of_transformers() {
     check("bert");
     check("bert-fp16");
     check("roberta");
+}
+
+/// The same weights in float64 hold the same numbers, so the logits are the same to the bit.
+#[test]
+fn weights_in_float64_are_read_as_what_they_are() {
+    let copy = copy_of("bert");
+    let path = copy.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let wide: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, view)| {
+            let numbers = view.data().as_chunks().0.iter().map(|x| f64::from(f32::from_le_bytes(*x)));
+            (name.to_owned(), view.shape().to_vec(), numbers.flat_map(f64::to_le_bytes).collect())
+        })
+        .collect();
+    let views = wide
+        .iter()
+        .map(|(name, shape, data)| (name, TensorView::new(Dtype::F64, shape.clone(), data).unwrap()));
+    fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let texts = texts("bert");
+    let classify = |folder: &Path| TextClassifier::from_dir(folder).unwrap().classify(&texts).unwrap();
+    assert_eq!(classify(copy.path()), classify(&data("bert")));
 }
 
 #[test]
@@ -124,7 +150,7 @@ fn every_pooling_is_that_of_sentence_transformers() {
     }
 }
 
-fn without_normalize(folder: &std::path::Path) {
+fn without_normalize(folder: &Path) {
     let path = folder.join("modules.json");
     let mut modules: Vec<Value> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     modules.pop();

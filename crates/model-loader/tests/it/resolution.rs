@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use model_loader::{ResolveOptions, ResolvedModel, Source, Strictness, TextClassifier, load, resolve};
+use model_loader::{
+    ResolveOptions, ResolvedModel, Source, Strictness, TextClassifier, hub_cache, load, resolve,
+};
 use model_store::{Activation, FinalizeOptions, ModelStore, exit};
 use tempfile::TempDir;
 
@@ -69,10 +71,6 @@ impl World {
     }
 }
 
-fn some(text: &str) -> Option<String> {
-    Some(text.to_owned())
-}
-
 #[test]
 fn the_store_comes_first_then_the_folder_then_the_hub_cache() {
     let world = World::new();
@@ -103,12 +101,22 @@ fn the_store_comes_first_then_the_folder_then_the_hub_cache() {
     let in_version = |found: &ResolvedModel| found.version().is_some() && found.path().ends_with(COMMIT);
     let fallback = Some(folder.path().to_owned());
     let strict = ResolveOptions { strictness: Strictness::Strict, ..base.clone() };
-    let hub = ResolveOptions { model_id: some("org/name"), ..base.clone() };
+    let hub = ResolveOptions { model_id: Some("org/name".into()), ..base.clone() };
 
     check("current", "analyst", base.clone(), &version("v2"));
     check("current, strictly", "analyst", strict.clone(), &version("v2"));
-    check("a version", "analyst", ResolveOptions { version: some("v1"), ..base.clone() }, &version("v1"));
-    check("not current", "empty", ResolveOptions { version: some("v1"), ..base.clone() }, &version("v1"));
+    check(
+        "a version",
+        "analyst",
+        ResolveOptions { version: Some("v1".into()), ..base.clone() },
+        &version("v1"),
+    );
+    check(
+        "not current",
+        "empty",
+        ResolveOptions { version: Some("v1".into()), ..base.clone() },
+        &version("v1"),
+    );
     check(
         "over the folder",
         "analyst",
@@ -122,24 +130,30 @@ fn the_store_comes_first_then_the_folder_then_the_hub_cache() {
         ..base.clone()
     };
     check("no store", "analyst", no_store, &is_folder);
-    let no_model = ResolveOptions { version: some("v3"), folder: fallback.clone(), ..base.clone() };
+    let no_model = ResolveOptions { version: Some("v3".into()), folder: fallback.clone(), ..base.clone() };
     check("a version without a model", "analyst", no_model, &is_folder);
     check("over the cache", "nobody", ResolveOptions { folder: fallback, ..hub.clone() }, &is_folder);
     check("main", "nobody", hub.clone(), &commit(COMMIT));
-    check("a tag", "nobody", ResolveOptions { revision: some("v1.0"), ..hub.clone() }, &commit(OTHER_COMMIT));
+    check(
+        "a tag",
+        "nobody",
+        ResolveOptions { revision: Some("v1.0".into()), ..hub.clone() },
+        &commit(OTHER_COMMIT),
+    );
     check(
         "a pull request",
         "nobody",
-        ResolveOptions { revision: some("refs/pr/7"), ..hub.clone() },
+        ResolveOptions { revision: Some("refs/pr/7".into()), ..hub.clone() },
         &commit(COMMIT),
     );
     check(
         "a commit",
         "nobody",
-        ResolveOptions { revision: some(OTHER_COMMIT), ..hub.clone() },
+        ResolveOptions { revision: Some(OTHER_COMMIT.into()), ..hub.clone() },
         &commit(OTHER_COMMIT),
     );
-    let within = ResolveOptions { model_id: some("org/name"), revision: some(COMMIT), ..strict };
+    let within =
+        ResolveOptions { model_id: Some("org/name".into()), revision: Some(COMMIT.into()), ..strict };
     check("a snapshot in a version", "hub", within, &in_version);
 }
 
@@ -156,7 +170,7 @@ fn a_model_that_is_nowhere_is_reported_with_the_places() {
         strictness: Strictness::Strict,
         // Neither may be looked at.
         folder: Some(data("bert")),
-        model_id: some("org/name"),
+        model_id: Some("org/name".into()),
         ..base.clone()
     };
     let refused = ["STRICT_MODEL_STORE", store, "model-store publish"];
@@ -176,7 +190,7 @@ fn a_model_that_is_nowhere_is_reported_with_the_places() {
         exit::REFUSED,
         &all(&["agent `empty`", "no `current`"]),
     );
-    let version = ResolveOptions { version: some("v9"), ..strict.clone() };
+    let version = ResolveOptions { version: Some("v9".into()), ..strict.clone() };
     check(
         "strict, no version",
         "analyst",
@@ -184,7 +198,7 @@ fn a_model_that_is_nowhere_is_reported_with_the_places() {
         exit::REFUSED,
         &all(&["agent `analyst`", "version `v9`"]),
     );
-    let no_model = ResolveOptions { version: some("v3"), ..strict.clone() };
+    let no_model = ResolveOptions { version: Some("v3".into()), ..strict.clone() };
     check(
         "strict, no model",
         "analyst",
@@ -203,14 +217,14 @@ fn a_model_that_is_nowhere_is_reported_with_the_places() {
     );
 
     check("nobody", "nobody", base.clone(), exit::NOT_FOUND, &["`nobody`", store, "model-store publish"]);
-    let version = ResolveOptions { version: some("v9"), ..base.clone() };
+    let version = ResolveOptions { version: Some("v9".into()), ..base.clone() };
     check("no version", "analyst", version, exit::NOT_FOUND, &["`analyst`", "version `v9`"]);
     let folder = ResolveOptions { folder: Some(world.dir.path().to_owned()), ..base.clone() };
     let parts = [store, "the folder", world.dir.path().to_str().unwrap(), "no config.json"];
     check("an empty folder", "nobody", folder, exit::NOT_FOUND, &parts);
     let hub = |model_id: &str, revision: &str| ResolveOptions {
-        model_id: some(model_id),
-        revision: some(revision),
+        model_id: Some(model_id.into()),
+        revision: Some(revision.into()),
         ..base.clone()
     };
     check(
@@ -261,7 +275,7 @@ fn hostile_names_never_become_paths() {
         check(agent, &base, agent);
     }
     for version in ["", "..", "../../secret", "v1/..", "/", "v1.tmp", "current\0"] {
-        check("analyst", &ResolveOptions { version: some(version), ..base.clone() }, version);
+        check("analyst", &ResolveOptions { version: Some(version.into()), ..base.clone() }, version);
     }
     for id in [
         "",
@@ -276,10 +290,14 @@ fn hostile_names_never_become_paths() {
         "org/na me",
         ".x/y",
     ] {
-        check("hub", &ResolveOptions { model_id: some(id), ..base.clone() }, id);
+        check("hub", &ResolveOptions { model_id: Some(id.into()), ..base.clone() }, id);
     }
     for revision in ["", "..", "../../secret", "/etc", "refs//main", "a\0b", &long] {
-        let options = ResolveOptions { model_id: some("org/name"), revision: some(revision), ..base.clone() };
+        let options = ResolveOptions {
+            model_id: Some("org/name".into()),
+            revision: Some(revision.into()),
+            ..base.clone()
+        };
         check("hub", &options, revision);
     }
 }
@@ -313,6 +331,22 @@ fn strictness_is_what_the_variable_says() {
     for value in ["", "0", "false", "no", "off", "2", "maybe"] {
         check(value, Strictness::Lenient);
     }
+}
+
+#[test]
+fn the_hub_cache_is_where_the_variables_say() {
+    let check = |variables: &[(&str, &str)], expected: Option<&str>| {
+        let lookup =
+            |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+        assert_eq!(hub_cache::dir_from(lookup), expected.map(PathBuf::from), "{variables:?}");
+    };
+    check(&[], None);
+    check(&[("HOME", "/h")], Some("/h/.cache/huggingface/hub"));
+    check(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")], Some("/x/huggingface/hub"));
+    check(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x"), ("HF_HOME", "/hf")], Some("/hf/hub"));
+    check(&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/c")], Some("/c"));
+    check(&[("HF_HUB_CACHE", "~/c"), ("HOME", "/h")], Some("/h/c"));
+    check(&[("HF_HUB_CACHE", ""), ("HOME", "/h")], Some("/h/.cache/huggingface/hub"));
 }
 
 /// A version in use must not be retired under its user.
