@@ -25,6 +25,7 @@ test: setup test-tools models lint ## all set-up, fmt, clippy, documentation, ev
 lint: build-tools
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p build-engine --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
 
 ci: test ## what continuous integration runs
