@@ -5,10 +5,10 @@
 pub fn human_size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] =
         [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "KB")];
-    // A unit is used from a tenth of it on, but for kilobytes: bytes are exact.
+    // Megabytes are used from a tenth on, as models are compared in them; every other unit from one on.
     let unit = UNITS.iter().find(|(unit, name)| match *name {
-        "KB" => bytes >= *unit,
-        _ => bytes >= unit / 10,
+        "MB" => bytes >= unit / 10,
+        _ => bytes >= *unit,
     });
     let Some((unit, name)) = unit else { return format!("{bytes} B") };
     let tenths = rounded(bytes, unit / 10);
@@ -39,8 +39,9 @@ mod tests {
             (100_000, "0.1 MB"),
             (850_001, "0.9 MB"),
             (90_868_376, "90.9 MB"),
-            (99_999_999, "100.0 MB"),
-            (100_000_000, "0.1 GB"),
+            (141_002_000, "141.0 MB"),
+            (999_900_000, "999.9 MB"),
+            (1_000_000_000, "1.0 GB"),
             (16_060_522_240, "16.1 GB"),
             (u64::MAX / 20, "922337.2 TB"),
             (u64::MAX, "18446744.1 TB"),
