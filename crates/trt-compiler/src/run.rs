@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use model_loader::{ModelConfig, Reference, TokenBatch, Tokenizer, Tokens};
 use model_store::{
-    Digest, FileEntry, FinalizeOptions, PayloadPath, Progress, Published, Staging, human_size,
+    Digest, FileEntry, FinalizeOptions, PayloadPath, Progress, Published, Staging, StoreError, human_size,
 };
 use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Precision};
 use serde::Serialize;
@@ -95,8 +95,8 @@ fn preflight(job: &Job) -> Result<Host, CompileError> {
         EngineWish::Skip => None,
     };
     if job.store.get_version(&job.agent, &job.version)?.is_some() {
-        // The store's own words for it.
-        job.store.stage_new(&job.agent, &job.version)?.discard()?;
+        let (agent, version) = (job.agent.clone(), job.version.clone());
+        return Err(StoreError::VersionExists { agent, version }.into());
     }
     Ok(Host { onnxruntime, libraries })
 }
