@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 const DIR_FLAGS: OFlags =
@@ -44,6 +44,12 @@ pub(crate) fn open_if_there(parent: BorrowedFd<'_>, name: &str) -> io::Result<Op
     }
 }
 
+/// Opens a file by its name in a directory for reading; a link of that name is refused.
+pub(crate) fn open_file(dir: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?.into())
+}
+
 /// As often as a scoped look-up is tried again: the kernel gives up (`EAGAIN`) a way with `..` in it whenever
 /// anything anywhere is renamed meanwhile.
 const LOOK_UP_TRIES: usize = 200;
@@ -77,6 +83,12 @@ pub(crate) fn open_beneath(dir: BorrowedFd<'_>, path: &Path) -> io::Result<File>
 pub(crate) fn open_payload(dir: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     Ok(open_scoped(dir, path, flags, ResolveFlags::NO_SYMLINKS)?.into())
+}
+
+/// What a payload file is, without opening it to read; a link anywhere on the way is refused.
+pub(crate) fn stat_payload(dir: BorrowedFd<'_>, path: &Path) -> io::Result<Stat> {
+    let handle = open_scoped(dir, path, OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::NO_SYMLINKS)?;
+    Ok(rustix::fs::fstat(handle)?)
 }
 
 /// Opens a directory of a payload; a link anywhere on the way is refused.

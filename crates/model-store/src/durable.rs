@@ -22,6 +22,8 @@ use crate::dir;
 const DIR_MODE: u32 = 0o2775;
 /// `.lock` and `history.jsonl`: for the store's group, whatever the umask.
 const CONTROL_MODE: u32 = 0o660;
+/// Notes about versions: everybody may know, the group may replace them.
+const NOTE_MODE: u32 = 0o664;
 /// What a payload file has while it is written; `seal` takes the write bits away.
 const PAYLOAD_MODE: u32 = 0o664;
 const PERMISSION_BITS: u32 = 0o7777;
@@ -86,6 +88,22 @@ pub(crate) fn open_control(parent: BorrowedFd<'_>, name: &str) -> io::Result<Fil
         set_mode(fd.as_fd(), CONTROL_MODE)?;
     }
     Ok(fd.into())
+}
+
+/// Puts a small file into a directory, under its name or not at all; what was there before is replaced. It is
+/// written under `temporary` first.
+pub(crate) fn put_file(parent: BorrowedFd<'_>, temporary: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let put = || {
+        let file = create_file(parent, temporary)?;
+        file.write_all_at(bytes, 0)?;
+        set_mode(file.as_fd(), NOTE_MODE)?;
+        sync(file.as_fd())?;
+        rename_over(parent, temporary, name)
+    };
+    put().inspect_err(|_| {
+        let _ = remove_file(parent, temporary);
+    })?;
+    sync(parent)
 }
 
 /// Takes the write bits (and setuid, setgid, sticky) off a file and lets owner and group read it.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::exit;
+use crate::history::PointerName;
 use crate::holder::Holder;
-use crate::names::{AgentName, NameError, VersionName};
+use crate::names::{AgentName, NameError, RefName, VersionName};
 use crate::payload::PayloadProblem;
 use crate::progress::Stopped;
 
@@ -57,6 +58,51 @@ pub enum StoreError {
         agent: AgentName,
         /// The versions it has.
         versions: Vec<String>,
+    },
+
+    /// The agent has no such ref.
+    #[error("agent {agent} has no ref {name}{}", near_names(.near))]
+    RefNotFound {
+        /// The agent.
+        agent: AgentName,
+        /// The ref asked for.
+        name: RefName,
+        /// Refs with a similar name.
+        near: Vec<String>,
+    },
+
+    /// A ref and a version of one name could not be told apart.
+    #[error("agent {agent} has a version of the name {name}; call the ref something else")]
+    RefIsVersion {
+        /// The agent.
+        agent: AgentName,
+        /// The name.
+        name: RefName,
+    },
+
+    /// Nothing is known that could become current again.
+    #[error("agent {agent} cannot be rolled back: {what}{}", ways(.versions))]
+    NoWayBack {
+        /// The agent.
+        agent: AgentName,
+        /// Why not.
+        what: String,
+        /// The versions there are, without the current one.
+        versions: Vec<String>,
+    },
+
+    /// The version was found damaged and could not be repaired.
+    #[error(
+        "{agent}/{version} is quarantined: {reason}; choose another version, or restore its files from a backup and \
+         run `model-store repair {agent} {version}`"
+    )]
+    Quarantined {
+        /// The agent.
+        agent: AgentName,
+        /// The version.
+        version: VersionName,
+        /// What was found.
+        reason: String,
     },
 
     /// A published version never changes, so its name is taken for good.
@@ -133,16 +179,18 @@ pub enum StoreError {
         format: u32,
     },
 
-    /// The version is in place, but the disk did not confirm that it will still be so after a power cut.
+    /// A pointer has moved, but the disk did not confirm that it will still be there after a power cut.
     #[error(
-        "{agent}/{version} is published and active, but writing it to disk could not be confirmed; \
-         check the disk, then verify the version"
+        "{pointer} of agent {agent} is at {to} now, but writing that to disk could not be confirmed; check the disk, \
+         then `model-store verify {agent}`"
     )]
     NotConfirmed {
         /// The agent.
         agent: AgentName,
-        /// The version.
-        version: VersionName,
+        /// Which pointer.
+        pointer: PointerName,
+        /// Where it is.
+        to: String,
         /// What the system said.
         source: io::Error,
     },
@@ -172,10 +220,14 @@ impl StoreError {
             Self::RootNotFound { .. }
             | Self::AgentNotFound { .. }
             | Self::VersionNotFound { .. }
+            | Self::RefNotFound { .. }
+            | Self::NoWayBack { .. }
             | Self::NothingCurrent { .. } => exit::NOT_FOUND,
             Self::Corrupt { .. } => exit::CORRUPT,
             Self::Busy { .. } => exit::BUSY,
             Self::VersionExists { .. }
+            | Self::RefIsVersion { .. }
+            | Self::Quarantined { .. }
             | Self::AliasIsReadOnly { .. }
             | Self::PayloadRefused { .. }
             | Self::ImportRefused { .. }
@@ -248,6 +300,13 @@ fn near_names(near: &[String]) -> String {
     match near {
         [] => String::new(),
         near => format!("; did you mean {}?", near.join(" or ")),
+    }
+}
+
+fn ways(versions: &[String]) -> String {
+    match versions {
+        [] => "; it has no other version".to_owned(),
+        versions => format!("; name one with --to: {}", versions.join(", ")),
     }
 }
 

@@ -2,34 +2,124 @@
 //!
 //! A record is written before its pointer moves. Should the writer die in between, the next one finds that
 //! the last record and the pointer disagree and adds a record that says where the pointer really is, so read
-//! in order the last `to` is true.
+//! in order the last `to` of a pointer is true.
 
+use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::FileExt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
+use crate::dir;
 use crate::durable;
 use crate::error::StoreError;
 use crate::holder::{host_name, now, user_name};
-use crate::layout::{AgentDir, CURRENT_LINK, HISTORY_FILE};
-use crate::names::VersionName;
+use crate::layout::{AgentDir, CURRENT_LINK, HISTORY_FILE, REFS_DIR, VERSIONS_DIR};
+use crate::names::{AgentName, NameError, RefName, VersionName};
+use crate::store::ModelStore;
 
 /// How much of the file's end is looked at first for its last record; then four times as much, and so on.
 const TAIL_BYTES: u64 = 64 * 1024;
+/// A record is a few hundred bytes and a reason; what is longer than this is nobody's.
+const MAX_LINE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Why a pointer moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Action {
-    /// A version was published and made current.
+    /// A version was published, and made current unless the pointer is the version itself.
     Publish,
+    /// A published version was made current.
+    Activate,
+    /// What was current before became current again, or an older version that was named.
+    Rollback,
+    /// A ref was pointed at a version.
+    Tag,
+    /// A ref was taken away.
+    Untag,
+    /// A version was retired.
+    Retire,
+    /// A version was found damaged beyond repair, and readers are warned of it.
+    Quarantine,
+    /// A quarantined version was found sound again.
+    Release,
+    /// Damaged files of a version were replaced.
+    Repair,
     /// The pointer was not where the last record says: its writer died before the move, or somebody moved it
     /// by hand.
     Reconcile,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Publish => "publish",
+            Self::Activate => "activate",
+            Self::Rollback => "rollback",
+            Self::Tag => "tag",
+            Self::Untag => "untag",
+            Self::Retire => "retire",
+            Self::Quarantine => "quarantine",
+            Self::Release => "release",
+            Self::Repair => "repair",
+            Self::Reconcile => "reconcile",
+        })
+    }
+}
+
+/// What a record is about, by its path within the agent: `current`, `refs/<name>`, or `versions/<name>` for
+/// what happened to a version itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum PointerName {
+    /// The link that readers follow.
+    Current,
+    /// A ref.
+    Ref(RefName),
+    /// A version: it came into being, went, or was damaged or repaired.
+    Version(VersionName),
+}
+
+impl FromStr for PointerName {
+    type Err = NameError;
+
+    fn from_str(value: &str) -> Result<Self, NameError> {
+        match value.split_once('/') {
+            Some((REFS_DIR, name)) => name.parse().map(Self::Ref),
+            Some((VERSIONS_DIR, name)) => name.parse().map(Self::Version),
+            _ if value == CURRENT_LINK => Ok(Self::Current),
+            _ => Err(NameError::pointer(value)),
+        }
+    }
+}
+
+impl TryFrom<String> for PointerName {
+    type Error = NameError;
+
+    fn try_from(value: String) -> Result<Self, NameError> {
+        value.parse()
+    }
+}
+
+impl From<PointerName> for String {
+    fn from(pointer: PointerName) -> Self {
+        pointer.to_string()
+    }
+}
+
+impl fmt::Display for PointerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Current => f.pad(CURRENT_LINK),
+            Self::Ref(name) => f.pad(&format!("{REFS_DIR}/{name}")),
+            Self::Version(name) => f.pad(&format!("{VERSIONS_DIR}/{name}")),
+        }
+    }
 }
 
 /// One line of the history.
@@ -39,12 +129,18 @@ pub struct Record {
     pub at: Timestamp,
     /// Why.
     pub action: Action,
-    /// Which pointer: `current`, or the name of a ref.
-    pub pointer: String,
+    /// Which pointer.
+    pub pointer: PointerName,
     /// Where it was; `None` where there was none.
     pub from: Option<VersionName>,
-    /// Where it is now.
+    /// Where it is now; `None` where there is none any more.
     pub to: Option<VersionName>,
+    /// The checksum of the version it is at now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Digest>,
+    /// The bytes on disk that the store grew (`publish`) or shrank (`retire`) by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// Who: `user@host` unless the caller said otherwise.
     pub by: String,
     /// The caller's words.
@@ -52,11 +148,93 @@ pub struct Record {
     pub reason: Option<String>,
 }
 
+/// Who moves a pointer, and why, for the history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MoveOptions {
+    /// Who; `user@host` unless given.
+    pub actor: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+impl MoveOptions {
+    /// The record of a move that is about to be made, now.
+    pub(crate) fn record(
+        &self,
+        action: Action,
+        pointer: PointerName,
+        from: Option<VersionName>,
+        to: Option<VersionName>,
+    ) -> Record {
+        Record {
+            at: now(),
+            action,
+            pointer,
+            from,
+            to,
+            checksum: None,
+            bytes: None,
+            by: self.actor.clone().unwrap_or_else(default_actor),
+            reason: self.reason.clone(),
+        }
+    }
+}
+
 /// What a repair has to know of a record, whatever a newer program may have done and why.
 #[derive(Deserialize)]
 struct Move {
     pointer: String,
     to: Option<VersionName>,
+}
+
+impl ModelStore {
+    /// The history of an agent, oldest first. Lines that are no record of this program's are left out.
+    pub fn history(&self, agent: &AgentName) -> Result<Vec<Record>, StoreError> {
+        match AgentDir::open(self.root(), agent)? {
+            Some(agent) => read(&agent),
+            None => Err(self.agent_not_found(agent)),
+        }
+    }
+}
+
+/// Every record, oldest first.
+pub(crate) fn read(agent: &AgentDir) -> Result<Vec<Record>, StoreError> {
+    let failed = |e| StoreError::io("read", &agent.path().join(HISTORY_FILE), e);
+    let file = match dir::open_file(agent.handle(), HISTORY_FILE) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut reader = BufReader::new(file);
+    let (mut records, mut line) = (Vec::new(), Vec::new());
+    loop {
+        line.clear();
+        let count =
+            io::Read::take(&mut reader, MAX_LINE_BYTES).read_until(b'\n', &mut line).map_err(failed)?;
+        if count == 0 {
+            return Ok(records);
+        }
+        records.extend(serde_json::from_slice::<Record>(&line).ok());
+    }
+}
+
+/// The versions that were current, oldest first, as readers saw them: a move that was never carried out and
+/// its reconciliation cancel each other out.
+pub(crate) fn line_of_current(records: &[Record]) -> Vec<Option<VersionName>> {
+    let mut line: Vec<Option<VersionName>> = Vec::new();
+    for record in records.iter().filter(|record| record.pointer == PointerName::Current) {
+        if line.is_empty() {
+            line.push(record.from.clone());
+        }
+        let undoes_the_last = record.action == Action::Reconcile
+            && matches!(line.as_slice(), [.., before, last] if *last == record.from && *before == record.to);
+        if undoes_the_last {
+            line.pop();
+        } else if line.last() != Some(&record.to) {
+            line.push(record.to.clone());
+        }
+    }
+    line
 }
 
 /// Who this process acts for.
@@ -69,40 +247,53 @@ pub(crate) fn append(agent: &AgentDir, record: &Record) -> Result<(), StoreError
     let failed = |e| StoreError::io("append to", &agent.path().join(HISTORY_FILE), e);
     let mut line = serde_json::to_vec(record).map_err(|e| failed(e.into()))?;
     line.push(b'\n');
+    let is_new = !dir::exists(agent.handle(), HISTORY_FILE).map_err(failed)?;
     let file = durable::open_control(agent.handle(), HISTORY_FILE).map_err(failed)?;
-    durable::append(&file, &line).map_err(failed)
+    durable::append(&file, &line).map_err(failed)?;
+    // The record is durable by its own sync only where the file's name is.
+    if is_new { durable::sync(agent.handle()).map_err(failed) } else { Ok(()) }
 }
 
 /// Cuts off a line that its writer did not end, and closes an intent that was not carried out.
+///
+/// Every mutation begins with this under the agent's lock, so only the last record can be such an intent;
+/// `current` is looked after further back, because people move it by hand.
 pub(crate) fn repair(agent: &AgentDir) -> Result<(), StoreError> {
     let failed = |e| StoreError::io("repair", &agent.path().join(HISTORY_FILE), e);
-    if !crate::dir::exists(agent.handle(), HISTORY_FILE).map_err(failed)? {
+    if !dir::exists(agent.handle(), HISTORY_FILE).map_err(failed)? {
         return Ok(());
     }
     let file = durable::open_control(agent.handle(), HISTORY_FILE).map_err(failed)?;
-    let Some(last) = last_move(&file).map_err(failed)? else {
-        return Ok(());
-    };
-    let current = agent.current()?.map(|pointer| pointer.version);
-    if last.to == current {
-        return Ok(());
+    let Tail { last, last_of_current } = tail(&file).map_err(failed)?;
+    let of_a_ref = last.filter(|last| last.pointer != CURRENT_LINK);
+    for Move { pointer, to } in of_a_ref.into_iter().chain(last_of_current) {
+        let now_at = match pointer.parse() {
+            Ok(PointerName::Current) => agent.current()?,
+            Ok(PointerName::Ref(name)) => agent.read_ref(&name)?,
+            // A version is no link; what a newer program calls a pointer is its own affair.
+            Ok(PointerName::Version(_)) | Err(_) => continue,
+        };
+        let now_at = now_at.map(|pointer| pointer.version);
+        if now_at != to {
+            let Ok(pointer) = pointer.parse() else { continue };
+            let options = MoveOptions {
+                actor: None,
+                reason: Some("the pointer was not where the last record says".to_owned()),
+            };
+            append(agent, &options.record(Action::Reconcile, pointer, to, now_at))?;
+        }
     }
-    append(
-        agent,
-        &Record {
-            at: now(),
-            action: Action::Reconcile,
-            pointer: CURRENT_LINK.to_owned(),
-            from: last.to,
-            to: current,
-            by: default_actor(),
-            reason: Some("the pointer was not where the last record says".to_owned()),
-        },
-    )
+    Ok(())
 }
 
-/// The last record about `current`; a torn line at the end is cut off.
-fn last_move(file: &File) -> io::Result<Option<Move>> {
+/// What the end of a history says.
+struct Tail {
+    last: Option<Move>,
+    last_of_current: Option<Move>,
+}
+
+/// The last record of all and the last about `current`; a torn line at the end is cut off.
+fn tail(file: &File) -> io::Result<Tail> {
     let mut length = file.metadata()?.len();
     let mut tail_bytes = TAIL_BYTES;
     loop {
@@ -120,13 +311,55 @@ fn last_move(file: &File) -> io::Result<Option<Move>> {
             length = begin + ended as u64;
             durable::truncate(file, length)?;
         }
-        let lines = tail[whole.min(ended)..ended].split(|&b| b == b'\n').rev();
-        let last = lines
-            .filter_map(|line| serde_json::from_slice::<Move>(line).ok())
-            .find(|last| last.pointer == CURRENT_LINK);
-        if last.is_some() || begin == 0 {
-            return Ok(last);
+        let lines = || tail[whole.min(ended)..ended].split(|&b| b == b'\n').rev();
+        let moves = || lines().filter_map(|line| serde_json::from_slice::<Move>(line).ok());
+        let last_of_current = moves().find(|last| last.pointer == CURRENT_LINK);
+        if last_of_current.is_some() || begin == 0 {
+            return Ok(Tail { last: moves().next(), last_of_current });
         }
         tail_bytes = tail_bytes.saturating_mul(4);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_current_is_what_readers_saw() {
+        // (action, from, to) of `current`; what readers saw.
+        type Row<'a> = (&'a [(Action, &'a str, &'a str)], &'a [&'a str]);
+        let rows: [Row<'_>; 5] = [
+            (&[], &[]),
+            (&[(Action::Publish, "", "v1"), (Action::Publish, "v1", "v2")], &["", "v1", "v2"]),
+            (
+                &[
+                    (Action::Publish, "", "v1"),
+                    (Action::Publish, "v1", "v2"),
+                    (Action::Reconcile, "v2", "v1"),
+                ],
+                &["", "v1"],
+            ),
+            (
+                &[
+                    (Action::Publish, "v0", "v1"),
+                    (Action::Reconcile, "v1", "v7"),
+                    (Action::Rollback, "v7", "v1"),
+                ],
+                &["v0", "v1", "v7", "v1"],
+            ),
+            (&[(Action::Activate, "v1", "v1")], &["v1"]),
+        ];
+        let name = |name: &str| name.parse().ok();
+        for (moves, expected) in rows {
+            let records: Vec<_> = moves
+                .iter()
+                .map(|(action, from, to)| {
+                    MoveOptions::default().record(*action, PointerName::Current, name(from), name(to))
+                })
+                .collect();
+            let expected: Vec<_> = expected.iter().map(|version| name(version)).collect();
+            assert_eq!(line_of_current(&records), expected, "{moves:?}");
+        }
     }
 }

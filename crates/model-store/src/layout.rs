@@ -8,13 +8,18 @@ use std::path::{Path, PathBuf};
 use crate::dir::{self, LinkText};
 use crate::durable;
 use crate::error::StoreError;
-use crate::names::{AgentName, VersionName};
+use crate::names::{AgentName, RefName, VersionName};
 
 pub(crate) const VERSIONS_DIR: &str = "versions";
 pub(crate) const CURRENT_LINK: &str = "current";
+pub(crate) const REFS_DIR: &str = "refs";
 pub(crate) const HISTORY_FILE: &str = "history.jsonl";
 pub(crate) const LOCK_FILE: &str = ".lock";
 pub(crate) const TRASH_DIR: &str = ".trash";
+/// What was found damaged beyond repair: `<version>.json`.
+pub(crate) const QUARANTINE_DIR: &str = ".quarantine";
+/// When each version was verified last: `<version>.json`.
+pub(crate) const VERIFIED_DIR: &str = ".verified";
 /// How the link begins that is about to be renamed over `current`.
 pub(crate) const TEMP_LINK_PREFIX: &str = ".current-";
 /// An alias of an alias is followed no further than this.
@@ -150,15 +155,35 @@ impl AgentDir {
         }
     }
 
+    /// The open `refs/`; `None` where the agent has none.
+    pub(crate) fn refs(&self) -> Result<Option<OwnedFd>, StoreError> {
+        dir::open_if_there(self.handle(), REFS_DIR)
+            .map_err(|e| StoreError::io("open", &self.path.join(REFS_DIR), e))
+    }
+
+    /// Reads a ref, once; `None` where there is none.
+    pub(crate) fn read_ref(&self, name: &RefName) -> Result<Option<Pointer>, StoreError> {
+        let Some(refs) = self.refs()? else { return Ok(None) };
+        let path = self.path.join(REFS_DIR).join(name.as_str());
+        match dir::read_link(refs.as_fd(), &c_name(name.as_str())) {
+            Ok(LinkText::Missing) => Ok(None),
+            Ok(LinkText::NotALink) => Err(StoreError::corrupt(&path, "is not a symbolic link; move it away")),
+            // A ref lies one directory deeper than `current`.
+            Ok(LinkText::To(target)) => {
+                let absolute = target.starts_with('/').then_some(target.as_str());
+                match target.strip_prefix("../").or(absolute) {
+                    Some(target) => self.interpret(target, &path).map(Some),
+                    None => Err(outside(&path, &target)),
+                }
+            }
+            Err(e) => Err(StoreError::io("read", &path, e)),
+        }
+    }
+
     /// A pointer's target is `versions/<v>`, or what the old script made: `<v>`, or either of them as an
     /// absolute path that leads to this very directory.
     fn interpret(&self, target: &str, link: &Path) -> Result<Pointer, StoreError> {
-        let bad = |why: &str| {
-            StoreError::corrupt(
-                link,
-                format!("points at {target:?}, {why}; remove the link and publish again"),
-            )
-        };
+        let bad = |why| misplaced(link, target, why);
         let path = Path::new(target);
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let version = VersionName::try_from(name).map_err(|_| bad("which is not a version of this agent"))?;
@@ -171,13 +196,13 @@ impl AgentDir {
             } else if self.versions()?.is_some_and(|versions| is(versions.as_fd())) {
                 Place::Versions
             } else {
-                return Err(bad("which is outside this agent"));
+                return Err(outside(link, target));
             }
         } else {
             match parent.to_str() {
                 Some("" | ".") => Place::Legacy,
                 Some(VERSIONS_DIR | "./versions") => Place::Versions,
-                _ => return Err(bad("which is outside this agent")),
+                _ => return Err(outside(link, target)),
             }
         };
         Ok(Pointer { version, place })
@@ -192,6 +217,16 @@ impl AgentDir {
         found.sort_by(|a, b| a.version.cmp(&b.version));
         Ok(found)
     }
+}
+
+/// A pointer that leads to no version of its agent.
+fn misplaced(link: &Path, target: &str, why: &str) -> StoreError {
+    let what = format!("points at {target:?}, {why}; point it at a version: `model-store doctor` says how");
+    StoreError::corrupt(link, what)
+}
+
+fn outside(link: &Path, target: &str) -> StoreError {
+    misplaced(link, target, "which is outside this agent")
 }
 
 fn names_in(handle: BorrowedFd<'_>, path: &Path, place: Place) -> Result<Vec<Pointer>, StoreError> {

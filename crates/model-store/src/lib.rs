@@ -45,34 +45,42 @@ mod lock;
 mod manifest;
 mod names;
 mod near;
+mod notes;
 mod payload;
+mod pointers;
 mod progress;
 mod publish;
+mod quarantine;
 mod read;
 mod recover;
 mod staging;
 mod store;
 mod transfer;
+mod verified;
 mod verify;
 mod writer;
 
 pub use digest::{Digest, DigestError, checksum_of_listing};
 pub use error::StoreError;
-pub use history::{Action, Record};
+pub use history::{Action, MoveOptions, PointerName, Record};
 pub use holder::Holder;
 pub use human::human_size;
 pub use list::{AgentEntry, StagingEntry};
 pub use manifest::{CHECKSUM_ALGORITHM, FORMAT, FileEntry, Generation, LinkEntry, Manifest};
 pub use names::{
-    AgentName, MANIFEST_FILE, MAX_NAME_BYTES, MAX_PAYLOAD_PATH_BYTES, NameError, PayloadPath, VersionName,
+    AgentName, MANIFEST_FILE, MAX_NAME_BYTES, MAX_PAYLOAD_PATH_BYTES, NameError, PayloadPath, RefName,
+    Selector, VersionName,
 };
 pub use near::near_names;
 pub use payload::PayloadProblem;
+pub use pointers::{Moved, RefEntry};
 pub use progress::Progress;
 pub use publish::{Activation, FinalizeOptions, Published};
+pub use quarantine::Quarantine;
 pub use read::{Current, Lease};
 pub use staging::Staging;
 pub use store::{DEFAULT_ROOT, ModelStore, ROOT_VARIABLE};
 pub use transfer::Links;
+pub use verified::Check;
 pub use verify::{Finding, Report};
 pub use writer::PayloadWriter;

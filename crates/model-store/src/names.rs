@@ -34,7 +34,12 @@ impl NameError {
         Self { kind, value: value.to_owned(), reason }
     }
 
-    /// What the string was meant to be: `agent name`, `version name` or `payload path`.
+    /// A pointer that is neither `current` nor a ref or version by its path.
+    pub(crate) fn pointer(value: &str) -> Self {
+        Self::new("pointer", value, "is neither current, refs/<name> nor versions/<name>")
+    }
+
+    /// What the string was meant to be: `agent name`, `version name`, `ref name` or `payload path`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         self.kind
@@ -206,8 +211,48 @@ validated! {
 }
 
 validated! {
+    /// The name of a ref: a pointer of an agent's own, such as `candidate` or `champion`.
+    RefName, "ref name", check_name
+}
+
+validated! {
     /// The path of a payload file within its version: relative, UTF-8, `/` between components.
     PayloadPath, "payload path", check_payload_path
+}
+
+/// What a person calls a version: its name, that of a ref to it, or `current`.
+///
+/// ```
+/// use model_store::Selector;
+/// assert_eq!("current".parse(), Ok(Selector::Current));
+/// assert!(matches!("champion".parse(), Ok(Selector::Named(_))));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// What `current` points at.
+    Current,
+    /// A version of that name or, where there is none, what the ref of that name points at.
+    Named(VersionName),
+}
+
+impl FromStr for Selector {
+    type Err = NameError;
+
+    fn from_str(value: &str) -> Result<Self, NameError> {
+        match value {
+            "current" => Ok(Self::Current),
+            name => name.parse().map(Self::Named),
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Current => f.pad("current"),
+            Self::Named(name) => name.fmt(f),
+        }
+    }
 }
 
 impl VersionName {

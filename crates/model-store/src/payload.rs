@@ -115,6 +115,11 @@ impl Payload {
         saturating_sum(self.files.iter().map(|file| file.size_bytes))
     }
 
+    /// The bytes of the files that no other name leads to: what a version adds to a store.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        saturating_sum(self.files.iter().filter(|file| file.names == 1).map(|file| file.size_bytes))
+    }
+
     /// Refuses a file at the manifest's place that is not a manifest of this store's making.
     pub(crate) fn refuse_manifest(&mut self) {
         self.refuse(

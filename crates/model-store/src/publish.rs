@@ -14,13 +14,14 @@ use crate::dir;
 use crate::durable;
 use crate::error::StoreError;
 use crate::hash::hash_one;
-use crate::history::{self, Action, Record};
+use crate::history::{self, Action, MoveOptions, PointerName, Record};
 use crate::holder::now;
 use crate::human::human_size;
-use crate::layout::{self, CURRENT_LINK, Place, TEMP_LINK_PREFIX, VERSIONS_DIR};
+use crate::layout::{self, Place, Pointer, VERSIONS_DIR};
 use crate::manifest::{FileEntry, Manifest};
 use crate::names::{AgentName, MANIFEST_FILE, PayloadPath, VersionName};
 use crate::payload::{Payload, PayloadFile, PayloadProblem, Stamp};
+use crate::pointers::{confirm, intend_and_move};
 use crate::read::MAX_MANIFEST_BYTES;
 use crate::staging::{Known, Staging};
 use crate::transfer::Links;
@@ -84,13 +85,8 @@ impl Staging {
     /// between the rename and the move of `current` takes the version back.
     pub fn finalize(mut self, options: FinalizeOptions) -> Result<Published, StoreError> {
         let FinalizeOptions { metadata, activation, created_at, actor, reason } = options;
-        let Some(_lock) = self.store.lock(&self.agent)? else {
-            return Err(StoreError::corrupt(
-                self.agent.path(),
-                "was removed while a version was staged in it",
-            ));
-        };
-        let previous = self.agent.current()?;
+        // What cannot be moved later is said before the work.
+        self.agent.current()?;
         let payload = self.validated()?;
         let files = self.hashed(&payload.files)?;
         let (agent, version) = (self.agent().clone(), self.version.clone());
@@ -99,20 +95,24 @@ impl Staging {
             Manifest::new(agent.clone(), version.clone(), metadata, created_at, files, payload.links.clone());
         self.write_manifest(&manifest)?;
         self.sync_all(&payload)?;
+        // Hashing gigabytes is nobody else's business; from here on it is.
+        let Some(_lock) = self.store.lock(&self.agent)? else {
+            let what = "was removed while a version was staged in it";
+            return Err(StoreError::corrupt(self.agent.path(), what));
+        };
+        let previous = self.agent.current()?.map(|pointer| pointer.version);
         self.make_it_exist(previous.is_none())?;
-        let previous = previous.map(|pointer| pointer.version);
-        if activation == Activation::Activate {
-            let record = Record {
-                at: now(),
-                action: Action::Publish,
-                pointer: CURRENT_LINK.to_owned(),
-                from: previous.clone(),
-                to: Some(version.clone()),
-                by: actor.unwrap_or_else(history::default_actor),
-                reason,
-            };
-            self.activate(&record)?;
-        }
+        let pointer = match activation {
+            Activation::Activate => PointerName::Current,
+            Activation::Keep => PointerName::Version(version.clone()),
+        };
+        let from = previous.clone().filter(|_| activation == Activation::Activate);
+        let record = Record {
+            checksum: Some(manifest.checksum),
+            bytes: Some(payload.own_bytes()),
+            ..MoveOptions { actor, reason }.record(Action::Publish, pointer, from, Some(version.clone()))
+        };
+        self.announce(&record)?;
         self.name = None;
         Ok(Published {
             path: self.agent.version_path(&version, Place::Versions),
@@ -246,34 +246,23 @@ impl Staging {
         })
     }
 
-    /// Steps 6 and 7: the intent, then the pointer. From the end of this the version is current.
-    fn activate(&mut self, record: &Record) -> Result<(), StoreError> {
-        if let Err(e) = history::append(&self.agent, record).and_then(|()| self.point_current_here()) {
+    /// Steps 6 and 7: the record, and the pointer where it is about that. From the end of this the version is
+    /// current.
+    fn announce(&mut self, record: &Record) -> Result<(), StoreError> {
+        let to = Pointer { version: self.version.clone(), place: Place::Versions };
+        let announced = match record.pointer {
+            PointerName::Current => intend_and_move(&self.agent, record, Some(&to)),
+            _ => history::append(&self.agent, record),
+        };
+        if let Err(e) = announced {
             self.take_back();
             // The next writer would do the same.
             let _ = history::repair(&self.agent);
             return Err(e);
         }
-        // The pointer has moved and readers may follow it already: nothing is taken back from here.
+        // Readers may follow the pointer already: nothing is taken back from here.
         self.name = None;
-        durable::sync_link(self.agent.handle()).map_err(|source| StoreError::NotConfirmed {
-            agent: self.agent().clone(),
-            version: self.version.clone(),
-            source,
-        })
-    }
-
-    fn point_current_here(&self) -> Result<(), StoreError> {
-        let temporary = format!("{TEMP_LINK_PREFIX}{}", std::process::id());
-        let target = format!("{VERSIONS_DIR}/{}", self.version);
-        let agent = self.agent.handle();
-        durable::make_link(&target, agent, &temporary)
-            .and_then(|()| {
-                durable::rename_over(agent, &temporary, CURRENT_LINK).inspect_err(|_| {
-                    let _ = durable::remove_file(agent, &temporary);
-                })
-            })
-            .map_err(|e| StoreError::io("move", &self.agent.path().join(CURRENT_LINK), e))
+        confirm(&self.agent, record)
     }
 
     /// Makes the version a staging again, which goes away with this guard. No reader can have leased it: the

@@ -3,7 +3,7 @@
 //! Anything that cannot be cleared is left for the next time: one stubborn leftover must not stop an agent's
 //! publishing.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::FileType;
 
@@ -11,9 +11,10 @@ use crate::dir;
 use crate::durable;
 use crate::error::StoreError;
 use crate::history;
-use crate::layout::{AgentDir, TEMP_LINK_PREFIX, TRASH_DIR, has_prefix};
+use crate::layout::{AgentDir, QUARANTINE_DIR, TEMP_LINK_PREFIX, TRASH_DIR, VERIFIED_DIR, has_prefix};
 use crate::lock::{AgentLock, try_flock};
 use crate::names::STAGING_SUFFIX;
+use crate::notes;
 
 /// Clears the leftovers of an agent whose lock is held.
 pub(crate) fn clear_leftovers(agent: &AgentDir, _lock: &AgentLock) -> Result<(), StoreError> {
@@ -24,16 +25,28 @@ pub(crate) fn clear_leftovers(agent: &AgentDir, _lock: &AgentLock) -> Result<(),
         remove_dead(trash.as_fd(), |_| true);
     }
     // Only the lock's holder makes such links, and that is us.
-    for entry in dir::entries(agent.handle()).unwrap_or_default() {
-        if entry.kind == FileType::Symlink && has_prefix(&entry.name, TEMP_LINK_PREFIX) {
-            let _ = durable::remove_file(agent.handle(), &entry.name.to_string_lossy());
+    remove_temporary_links(agent.handle());
+    if let Ok(Some(refs)) = agent.refs() {
+        remove_temporary_links(refs.as_fd());
+    }
+    for notes in [QUARANTINE_DIR, VERIFIED_DIR] {
+        if let Ok(Some(notes)) = dir::open_if_there(agent.handle(), notes) {
+            notes::remove_unfinished(notes.as_fd());
         }
     }
     history::repair(agent)
 }
 
+fn remove_temporary_links(parent: BorrowedFd<'_>) {
+    for entry in dir::entries(parent).unwrap_or_default() {
+        if entry.kind == FileType::Symlink && has_prefix(&entry.name, TEMP_LINK_PREFIX) {
+            let _ = durable::remove_file(parent, &entry.name.to_string_lossy());
+        }
+    }
+}
+
 /// Removes directories that nobody has a lock on: no writer stages there, no reader leases it.
-fn remove_dead(parent: std::os::fd::BorrowedFd<'_>, wanted: impl Fn(&[u8]) -> bool) {
+fn remove_dead(parent: BorrowedFd<'_>, wanted: impl Fn(&[u8]) -> bool) {
     for entry in dir::entries(parent).unwrap_or_default() {
         if entry.kind != FileType::Directory || !wanted(entry.name.to_bytes()) {
             continue;

@@ -1,19 +1,20 @@
 //! The store itself.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::dir::{self, LinkText};
 use crate::durable;
 use crate::error::StoreError;
-use crate::layout::{self, AgentDir, CURRENT_LINK, Place, Pointer};
+use crate::layout::{self, AgentDir, CURRENT_LINK};
 use crate::lock::AgentLock;
 use crate::names::{AgentName, VersionName};
 use crate::near::near_names;
 use crate::progress::Progress;
-use crate::read::Current;
+use crate::read::{Current, Seen};
 use crate::recover;
 use crate::staging::Staging;
 
@@ -28,12 +29,14 @@ const POINTER_ATTEMPTS: usize = 8;
 
 /// A model store: a directory of agents, each with its versions and the one that is current.
 ///
-/// Cheap to clone; every call looks at the disk anew.
+/// Cheap to clone; every call looks at the disk anew. What is remembered between calls is the manifest of the
+/// version that was current, because a published version never changes.
 #[derive(Clone, Debug)]
 pub struct ModelStore {
     root: Arc<Path>,
     lock_patience: Duration,
     progress: Progress,
+    seen: Arc<RwLock<HashMap<AgentName, Seen>>>,
 }
 
 impl ModelStore {
@@ -42,7 +45,12 @@ impl ModelStore {
         let root = root.into();
         layout::open_root(&root)?;
         let root = root.canonicalize().map_err(|e| StoreError::io("open", &root, e))?;
-        Ok(Self { root: root.into(), lock_patience: LOCK_PATIENCE, progress: Progress::none() })
+        Ok(Self {
+            root: root.into(),
+            lock_patience: LOCK_PATIENCE,
+            progress: Progress::none(),
+            seen: Arc::default(),
+        })
     }
 
     /// Opens a store, making its root (mode 2775, its parents too) where it is missing.
@@ -90,8 +98,23 @@ impl ModelStore {
 
     /// The version that `current` points at; `None` where there is no such agent, or nothing is current.
     ///
-    /// The link is read once and its directory opened; everything else goes through that handle.
+    /// The link is read once and its directory opened; everything else goes through that handle. Called again
+    /// while nothing has moved, this costs three system calls.
     pub fn get_current(&self, agent: &AgentName) -> Result<Option<Current>, StoreError> {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner).get(agent).and_then(Seen::again);
+        if seen.is_some() {
+            return Ok(seen);
+        }
+        let found = self.look_up_current(agent)?;
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        match found.as_ref().and_then(|current| Seen::note(&self.root, agent, current)) {
+            Some(current) => seen.insert(agent.clone(), current),
+            None => seen.remove(agent),
+        };
+        Ok(found)
+    }
+
+    fn look_up_current(&self, agent: &AgentName) -> Result<Option<Current>, StoreError> {
         let Some(agent) = AgentDir::open(&self.root, agent)? else {
             return Ok(None);
         };
@@ -109,7 +132,8 @@ impl ModelStore {
             }
         }
         let what = format!(
-            "points at {}, which is not there; publish a version, or point it at another",
+            "points at {}, which is not there; publish a version, or point it at another with \
+             `model-store activate`",
             pointer.version
         );
         Err(StoreError::corrupt(&agent.path().join(CURRENT_LINK), what))
@@ -121,15 +145,10 @@ impl ModelStore {
         agent: &AgentName,
         version: &VersionName,
     ) -> Result<Option<Current>, StoreError> {
-        let Some(agent) = AgentDir::open(&self.root, agent)? else {
-            return Ok(None);
-        };
-        for place in [Place::Versions, Place::Legacy] {
-            if let Some(found) = Current::open_at(&agent, &Pointer { version: version.clone(), place })? {
-                return Ok(Some(found));
-            }
+        match AgentDir::open(&self.root, agent)? {
+            Some(agent) => Current::open_in(&agent, version),
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     /// As [`get_current`](Self::get_current), with an error that names what there is instead.

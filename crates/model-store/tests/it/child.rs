@@ -160,12 +160,15 @@ fn work(task: &Task) -> Result<Published, StoreError> {
         }
         Work::HoldLock => {
             let once = std::sync::Once::new();
+            let lock = task.root.join("scout/.lock");
             let hold = Progress::new(move |_| {
-                once.call_once(hold);
+                if std::fs::metadata(&lock).is_ok_and(|lock| lock.len() > 0) {
+                    once.call_once(hold);
+                }
                 ControlFlow::Continue(())
             });
             let staging = store.with_progress(hold).stage_new(&scout(), &version(&task.version))?;
-            std::fs::write(staging.path().join("foreign"), b"hashed under the lock").unwrap();
+            std::fs::write(staging.path().join("foreign"), b"hashed before the lock is taken").unwrap();
             staging.finalize(FinalizeOptions::default())
         }
         Work::HoldStaging => {
