@@ -152,7 +152,17 @@ pub(crate) fn sync_link(dir: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Renames within a directory, refusing to replace anything.
 pub(crate) fn rename_new(dir: BorrowedFd<'_>, from: &str, to: &str) -> io::Result<()> {
-    match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
+    rename_new_across(dir, from, dir, to)
+}
+
+/// Renames from one directory into another, refusing to replace anything.
+pub(crate) fn rename_new_across(
+    from_dir: BorrowedFd<'_>,
+    from: &str,
+    to_dir: BorrowedFd<'_>,
+    to: &str,
+) -> io::Result<()> {
+    match rustix::fs::renameat_with(from_dir, from, to_dir, to, RenameFlags::NOREPLACE) {
         // A file system without the flag says so with EINVAL.
         Err(Errno::INVAL) => Err(io::Error::from(io::ErrorKind::Unsupported)),
         other => Ok(other?),

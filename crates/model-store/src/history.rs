@@ -4,6 +4,7 @@
 //! the last record and the pointer disagree and adds a record that says where the pointer really is, so read
 //! in order the last `to` of a pointer is true.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -18,7 +19,7 @@ use crate::dir;
 use crate::durable;
 use crate::error::StoreError;
 use crate::holder::{host_name, now, user_name};
-use crate::layout::{AgentDir, CURRENT_LINK, HISTORY_FILE, REFS_DIR, VERSIONS_DIR};
+use crate::layout::{AgentDir, CURRENT_LINK, HISTORY_FILE, Place, REFS_DIR, VERSIONS_DIR};
 use crate::names::{AgentName, NameError, RefName, VersionName};
 use crate::store::ModelStore;
 
@@ -254,46 +255,47 @@ pub(crate) fn append(agent: &AgentDir, record: &Record) -> Result<(), StoreError
     if is_new { durable::sync(agent.handle()).map_err(failed) } else { Ok(()) }
 }
 
-/// Cuts off a line that its writer did not end, and closes an intent that was not carried out.
+/// Cuts off a line that its writer did not end, and closes intents that were not carried out.
 ///
-/// Every mutation begins with this under the agent's lock, so only the last record can be such an intent;
-/// `current` is looked after further back, because people move it by hand.
+/// Every mutation begins with this under the agent's lock, so only the last record can be such an intent, or
+/// several where versions were being retired; `current` is looked after further back, because people move it
+/// by hand.
 pub(crate) fn repair(agent: &AgentDir) -> Result<(), StoreError> {
     let failed = |e| StoreError::io("repair", &agent.path().join(HISTORY_FILE), e);
     if !dir::exists(agent.handle(), HISTORY_FILE).map_err(failed)? {
         return Ok(());
     }
     let file = durable::open_control(agent.handle(), HISTORY_FILE).map_err(failed)?;
-    let Tail { last, last_of_current } = tail(&file).map_err(failed)?;
-    let of_a_ref = last.filter(|last| last.pointer != CURRENT_LINK);
-    for Move { pointer, to } in of_a_ref.into_iter().chain(last_of_current) {
-        let now_at = match pointer.parse() {
-            Ok(PointerName::Current) => agent.current()?,
-            Ok(PointerName::Ref(name)) => agent.read_ref(&name)?,
-            // A version is no link; what a newer program calls a pointer is its own affair.
-            Ok(PointerName::Version(_)) | Err(_) => continue,
-        };
-        let now_at = now_at.map(|pointer| pointer.version);
-        if now_at != to {
-            let Ok(pointer) = pointer.parse() else { continue };
+    for Move { pointer, to } in unsettled(&file).map_err(failed)? {
+        // What a newer program calls a pointer is its own affair.
+        let Ok(pointer) = pointer.parse::<PointerName>() else { continue };
+        let is_at = where_it_is(agent, &pointer)?;
+        if is_at != to {
             let options = MoveOptions {
                 actor: None,
                 reason: Some("the pointer was not where the last record says".to_owned()),
             };
-            append(agent, &options.record(Action::Reconcile, pointer, to, now_at))?;
+            append(agent, &options.record(Action::Reconcile, pointer, to, is_at))?;
         }
     }
     Ok(())
 }
 
-/// What the end of a history says.
-struct Tail {
-    last: Option<Move>,
-    last_of_current: Option<Move>,
+fn where_it_is(agent: &AgentDir, pointer: &PointerName) -> Result<Option<VersionName>, StoreError> {
+    let pointer = match pointer {
+        PointerName::Current => agent.current()?,
+        PointerName::Ref(name) => agent.read_ref(name)?,
+        PointerName::Version(version) => {
+            let is_there = agent.open_version(version, Place::Versions)?.is_some();
+            return Ok(is_there.then(|| version.clone()));
+        }
+    };
+    Ok(pointer.map(|pointer| pointer.version))
 }
 
-/// The last record of all and the last about `current`; a torn line at the end is cut off.
-fn tail(file: &File) -> io::Result<Tail> {
+/// The records that the disk may contradict, the oldest first: those at the end that are about versions, the
+/// one before them, and the last about `current`. A torn line at the end is cut off.
+fn unsettled(file: &File) -> io::Result<Vec<Move>> {
     let mut length = file.metadata()?.len();
     let mut tail_bytes = TAIL_BYTES;
     loop {
@@ -311,11 +313,27 @@ fn tail(file: &File) -> io::Result<Tail> {
             length = begin + ended as u64;
             durable::truncate(file, length)?;
         }
-        let lines = || tail[whole.min(ended)..ended].split(|&b| b == b'\n').rev();
-        let moves = || lines().filter_map(|line| serde_json::from_slice::<Move>(line).ok());
-        let last_of_current = moves().find(|last| last.pointer == CURRENT_LINK);
-        if last_of_current.is_some() || begin == 0 {
-            return Ok(Tail { last: moves().next(), last_of_current });
+        let lines = tail[whole.min(ended)..ended].split(|&b| b == b'\n').rev();
+        let mut moves = lines.filter_map(|line| serde_json::from_slice::<Move>(line).ok());
+        let mut unsettled: Vec<Move> = Vec::new();
+        let about_versions = |pointer: &str| pointer.starts_with(VERSIONS_DIR);
+        for last in moves.by_ref() {
+            let go_on = about_versions(&last.pointer);
+            unsettled.push(last);
+            if !go_on {
+                break;
+            }
+        }
+        let has_current = |moves: &[Move]| moves.iter().any(|one| one.pointer == CURRENT_LINK);
+        if !has_current(&unsettled) {
+            unsettled.extend(moves.find(|one| one.pointer == CURRENT_LINK));
+        }
+        if has_current(&unsettled) || begin == 0 {
+            // Only the last word about each pointer counts.
+            let mut seen = HashSet::new();
+            unsettled.retain(|one| seen.insert(one.pointer.clone()));
+            unsettled.reverse();
+            return Ok(unsettled);
         }
         tail_bytes = tail_bytes.saturating_mul(4);
     }

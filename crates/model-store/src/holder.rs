@@ -47,30 +47,41 @@ impl fmt::Display for Holder {
 ///
 /// A staging directory contains payload only, so its owner is not written into it.
 pub(crate) fn flock_holder(dir: BorrowedFd<'_>) -> Option<Holder> {
-    let stat = rustix::fs::fstat(dir).ok()?;
+    flock_holders(dir).into_iter().next()
+}
+
+/// Everybody who holds a `flock` on a directory: its writer, or the readers that lease it.
+pub(crate) fn flock_holders(dir: BorrowedFd<'_>) -> Vec<Holder> {
+    let Ok(stat) = rustix::fs::fstat(dir) else { return Vec::new() };
     let wanted = format!(
         "{:02x}:{:02x}:{}",
         rustix::fs::major(stat.st_dev),
         rustix::fs::minor(stat.st_dev),
         stat.st_ino
     );
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     // 1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF
-    let pid = locks.lines().find_map(|line| {
-        let mut fields = line.split_whitespace().skip(1).filter(|field| *field != "->");
+    let holders = locks.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        // One that waits for the lock, behind an arrow, does not hold it.
         let flock = fields.next()? == "FLOCK";
         let pid = fields.nth(2)?;
         (flock && fields.next()? == wanted).then(|| pid.parse::<u32>().ok()).flatten()
-    })?;
+    });
+    holders.map(|pid| holder_of(pid, born(dir))).collect()
+}
+
+/// What is known of a process; one of another namespace, or that has ended, keeps its number only.
+fn holder_of(pid: u32, since: Timestamp) -> Holder {
     let proc = Path::new("/proc").join(pid.to_string());
-    let uid = std::fs::metadata(&proc).ok().map(|meta| std::os::unix::fs::MetadataExt::uid(&meta))?;
-    Some(Holder {
+    let uid = std::fs::metadata(&proc).ok().map(|meta| std::os::unix::fs::MetadataExt::uid(&meta));
+    Holder {
         pid,
-        command: command_of(&pid.to_string()).unwrap_or_default(),
-        user: user_name_of(uid),
+        command: command_of(&pid.to_string()).unwrap_or_else(|| "?".to_owned()),
+        user: uid.map_or_else(|| "?".to_owned(), user_name_of),
         host: host_name(),
-        since: born(dir),
-    })
+        since,
+    }
 }
 
 /// When a directory was made: a staging is locked in the same breath.

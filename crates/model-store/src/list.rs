@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::dir;
 use crate::error::StoreError;
 use crate::holder::born;
-use crate::layout::{self, AgentDir, CURRENT_LINK, Place, VERSIONS_DIR};
+use crate::layout::{self, AgentDir, CURRENT_LINK, Place, Pointer, VERSIONS_DIR};
 use crate::lock::is_flocked;
 use crate::names::{AgentName, STAGING_SUFFIX, VersionName};
 use crate::store::ModelStore;
@@ -93,24 +93,8 @@ impl ModelStore {
         let Some(agent_dir) = AgentDir::open(self.root(), agent)? else {
             return Err(self.agent_not_found(agent));
         };
-        let mut dated = Vec::new();
-        for pointer in agent_dir.published()? {
-            let handle = agent_dir.open_version(&pointer.version, pointer.place)?;
-            let path = agent_dir.version_path(&pointer.version, pointer.place);
-            let manifest = match handle {
-                Some(handle) => crate::read::read_manifest(handle.as_fd(), &path),
-                None => continue,
-            };
-            match manifest {
-                // No manifest: nobody published this. A legacy store may do without.
-                Ok(None) if pointer.place == Place::Versions => {}
-                // A damaged manifest is for `verify` to report; the version is still there.
-                Ok(None) | Err(_) => dated.push((None, pointer.version)),
-                Ok(Some(manifest)) => dated.push((manifest.created_at, pointer.version)),
-            }
-        }
-        dated.sort();
-        Ok(dated.into_iter().map(|(_, version)| version).collect())
+        let dated = dated_versions(&agent_dir)?;
+        Ok(dated.into_iter().map(|(_, pointer)| pointer.version).collect())
     }
 
     /// The stagings of an agent, those in use and those that a dead writer left, in the order of their names.
@@ -133,4 +117,22 @@ impl ModelStore {
         }
         Ok(stagings)
     }
+}
+
+/// The published versions of an agent with the time that the manifest gives, in the order of that.
+pub(crate) fn dated_versions(agent: &AgentDir) -> Result<Vec<(Option<Timestamp>, Pointer)>, StoreError> {
+    let mut dated = Vec::new();
+    for pointer in agent.published()? {
+        let Some(handle) = agent.open_version(&pointer.version, pointer.place)? else { continue };
+        let path = agent.version_path(&pointer.version, pointer.place);
+        match crate::read::read_manifest(handle.as_fd(), &path) {
+            // No manifest: nobody published this. A legacy store may do without.
+            Ok(None) if pointer.place == Place::Versions => {}
+            // A damaged manifest is for `verify` to report; the version is still there.
+            Ok(None) | Err(_) => dated.push((None, pointer)),
+            Ok(Some(manifest)) => dated.push((manifest.created_at, pointer)),
+        }
+    }
+    dated.sort_by(|(at, a), (bt, b)| (at, &a.version).cmp(&(bt, &b.version)));
+    Ok(dated)
 }

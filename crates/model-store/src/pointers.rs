@@ -49,11 +49,11 @@ impl ModelStore {
         &self,
         agent: &AgentName,
         version: &VersionName,
-        options: MoveOptions,
+        options: &MoveOptions,
     ) -> Result<Moved, StoreError> {
         self.with_lock(agent, |agent| {
             let target = self.sound(agent, version)?;
-            self.move_to(agent, PointerName::Current, Some(&target), Action::Activate, &options)
+            self.move_to(agent, &PointerName::Current, Some(&target), Action::Activate, options)
         })
     }
 
@@ -63,14 +63,14 @@ impl ModelStore {
         &self,
         agent: &AgentName,
         to: Option<&VersionName>,
-        options: MoveOptions,
+        options: &MoveOptions,
     ) -> Result<Moved, StoreError> {
         self.with_lock(agent, |agent| {
             let target = match to {
                 Some(version) => self.sound(agent, version)?,
                 None => self.sound(agent, &self.before_current(agent)?)?,
             };
-            self.move_to(agent, PointerName::Current, Some(&target), Action::Rollback, &options)
+            self.move_to(agent, &PointerName::Current, Some(&target), Action::Rollback, options)
         })
     }
 
@@ -80,7 +80,7 @@ impl ModelStore {
         agent: &AgentName,
         name: &RefName,
         version: &VersionName,
-        options: MoveOptions,
+        options: &MoveOptions,
     ) -> Result<Moved, StoreError> {
         self.with_lock(agent, |agent| {
             let target = self.sound(agent, version)?;
@@ -88,7 +88,7 @@ impl ModelStore {
             if same_name.is_some_and(|same| matches!(Current::open_in(agent, &same), Ok(Some(_)))) {
                 return Err(StoreError::RefIsVersion { agent: agent.name().clone(), name: name.clone() });
             }
-            self.move_to(agent, PointerName::Ref(name.clone()), Some(&target), Action::Tag, &options)
+            self.move_to(agent, &PointerName::Ref(name.clone()), Some(&target), Action::Tag, options)
         })
     }
 
@@ -97,13 +97,13 @@ impl ModelStore {
         &self,
         agent: &AgentName,
         name: &RefName,
-        options: MoveOptions,
+        options: &MoveOptions,
     ) -> Result<Moved, StoreError> {
         self.with_lock(agent, |agent| {
             if !has_ref(agent, name)? {
-                return Err(self.ref_not_found(agent, name));
+                return Err(ref_not_found(agent, name));
             }
-            self.move_to(agent, PointerName::Ref(name.clone()), None, Action::Untag, &options)
+            self.move_to(agent, &PointerName::Ref(name.clone()), None, Action::Untag, options)
         })
     }
 
@@ -216,24 +216,15 @@ impl ModelStore {
         }
     }
 
-    fn ref_not_found(&self, agent: &AgentDir, name: &RefName) -> StoreError {
-        let there = ref_names(agent).unwrap_or_default();
-        StoreError::RefNotFound {
-            agent: agent.name().clone(),
-            name: name.clone(),
-            near: near_names(name.as_str(), there.iter().map(RefName::as_str)),
-        }
-    }
-
     fn move_to(
         &self,
         agent: &AgentDir,
-        pointer: PointerName,
+        pointer: &PointerName,
         target: Option<&Current>,
         action: Action,
         options: &MoveOptions,
     ) -> Result<Moved, StoreError> {
-        let from = match &pointer {
+        let from = match pointer {
             // One that leads nowhere is what a move mends.
             PointerName::Current => agent.current().ok().flatten(),
             PointerName::Ref(name) => agent.read_ref(name).ok().flatten(),
@@ -280,9 +271,12 @@ pub(crate) fn intend_and_move(
     history::append(agent, record)?;
     let path = agent.path().join(record.pointer.to_string());
     let failed = |e| StoreError::io("move", &path, e);
-    let refs = agent.refs()?;
-    let (handle, name, up) = match &record.pointer {
-        PointerName::Ref(name) => (refs.as_ref().map_or(agent.handle(), AsFd::as_fd), name.as_str(), "../"),
+    let refs = match &record.pointer {
+        PointerName::Ref(_) => agent.refs()?,
+        _ => None,
+    };
+    let (handle, name, up) = match (&record.pointer, &refs) {
+        (PointerName::Ref(name), Some(refs)) => (refs.as_fd(), name.as_str(), "../"),
         _ => (agent.handle(), CURRENT_LINK, ""),
     };
     let Some(to) = to else {
@@ -323,6 +317,15 @@ pub(crate) fn ref_names(agent: &AgentDir) -> Result<Vec<RefName>, StoreError> {
     let entries = dir::sorted_entries(refs.as_fd()).map_err(|e| StoreError::io("list", &path, e))?;
     let links = entries.into_iter().filter(|entry| entry.kind == FileType::Symlink);
     Ok(links.filter_map(|entry| RefName::try_from(entry.name.into_string().ok()?).ok()).collect())
+}
+
+fn ref_not_found(agent: &AgentDir, name: &RefName) -> StoreError {
+    let there = ref_names(agent).unwrap_or_default();
+    StoreError::RefNotFound {
+        agent: agent.name().clone(),
+        name: name.clone(),
+        near: near_names(name.as_str(), there.iter().map(RefName::as_str)),
+    }
 }
 
 fn has_ref(agent: &AgentDir, name: &RefName) -> Result<bool, StoreError> {

@@ -1,0 +1,322 @@
+//! Retiring versions: the plan, carried out.
+//!
+//! A version is renamed into `.trash/`, the rename is made durable, and only then is anything deleted: no
+//! crash leaves half a version under its name.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use serde::Serialize;
+
+use crate::dir;
+use crate::durable;
+use crate::error::StoreError;
+use crate::history::{self, Action, MoveOptions, PointerName, Record};
+use crate::holder::now;
+use crate::holdings::{self, Inventory, in_use, open_alone, pointed_at};
+use crate::layout::{AgentDir, Place, QUARANTINE_DIR, TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR, c_name};
+use crate::names::{AgentName, VersionName};
+use crate::notes;
+use crate::processes::{self, FileId};
+use crate::retention::{Decision, Holding, Plan, Policy, Verdict, bytes_freed, decide};
+use crate::store::ModelStore;
+
+/// What a collection did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Collected {
+    /// What it went by.
+    pub plan: Plan,
+    /// The versions that are gone.
+    pub retired: Vec<Retired>,
+    /// What that freed.
+    pub bytes_freed: u64,
+    /// What was planned and could not be done, and why. The version is still there.
+    pub problems: Vec<String>,
+}
+
+/// A version that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Retired {
+    /// The agent.
+    pub agent: AgentName,
+    /// The version.
+    pub version: VersionName,
+}
+
+/// A version that lies in `.trash/` and is still locked by us.
+struct Trashed<'a> {
+    holding: &'a Holding,
+    record: Record,
+    /// The name in `.trash/`.
+    name: String,
+    recorded: bool,
+    _alone: OwnedFd,
+}
+
+impl ModelStore {
+    /// What [`gc`](Self::gc) would do, without doing it.
+    pub fn plan_gc(&self, agents: &[AgentName], policy: &Policy) -> Result<Plan, StoreError> {
+        let (plan, _) = self.plan(agents, policy)?;
+        Ok(plan)
+    }
+
+    /// Retires the versions of some agents that a policy does not keep.
+    ///
+    /// What came into use since the plan was made is left alone. A version that cannot be retired is a problem
+    /// that is reported, and keeps no other from being retired.
+    pub fn gc(
+        &self,
+        agents: &[AgentName],
+        policy: &Policy,
+        options: &MoveOptions,
+    ) -> Result<Collected, StoreError> {
+        let (mut plan, holdings) = self.plan(agents, policy)?;
+        let (mut retired, mut problems) = (Vec::new(), Vec::new());
+        for agent in agents_of(&plan) {
+            self.progress().advance(0).map_err(|e| StoreError::io("collect in", self.root(), e))?;
+            let of_agent: Vec<&Holding> = plan
+                .decisions
+                .iter()
+                .zip(&holdings)
+                .filter(|(decision, _)| decision.agent == agent && is_to_go(decision))
+                .map(|(_, holding)| holding)
+                .collect();
+            let mut collector = Collector { options, problems: Vec::new(), spared: Vec::new() };
+            let gone = self.with_lock(&agent, |agent| collector.retire_all(agent, &of_agent));
+            problems.append(&mut collector.problems);
+            spare(&mut plan, &agent, collector.spared);
+            match gone {
+                Ok(gone) => {
+                    retired.extend(gone.into_iter().map(|version| Retired { agent: agent.clone(), version }));
+                }
+                Err(StoreError::Interrupted) => return Err(StoreError::Interrupted),
+                Err(e) if agents.len() == 1 => return Err(e),
+                Err(e) => problems.push(with_cause(&e)),
+            }
+        }
+        let is_gone = |holding: &Holding| {
+            retired.iter().any(|gone| gone.agent == holding.agent && gone.version == holding.version)
+        };
+        let bytes_freed = bytes_freed(&holdings, is_gone);
+        Ok(Collected { plan, retired, bytes_freed, problems })
+    }
+
+    fn plan(&self, agents: &[AgentName], policy: &Policy) -> Result<(Plan, Vec<Holding>), StoreError> {
+        let mut own_names: Vec<AgentName> = Vec::new();
+        for agent in agents {
+            // An alias is asked for under its agent's own name, once.
+            let own = AgentDir::open(self.root(), agent)?.map(|opened| opened.name().clone());
+            let own = own.ok_or_else(|| self.agent_not_found(agent))?;
+            if !own_names.contains(&own) {
+                own_names.push(own);
+            }
+        }
+        let Inventory { holdings, notes } = holdings::take(self, &own_names)?;
+        let mut plan = decide(&holdings, policy, now());
+        plan.notes.extend(notes);
+        Ok((plan, holdings))
+    }
+}
+
+fn is_to_go(decision: &Decision) -> bool {
+    matches!(decision.verdict, Verdict::Retire { .. })
+}
+
+fn agents_of(plan: &Plan) -> Vec<AgentName> {
+    let mut agents: Vec<AgentName> = plan.to_retire().map(|decision| decision.agent.clone()).collect();
+    agents.dedup();
+    agents
+}
+
+/// Writes into the plan what came into use since it was made.
+fn spare(plan: &mut Plan, agent: &AgentName, spared: Vec<(VersionName, String)>) {
+    for (version, reason) in spared {
+        let mut decisions = plan.decisions.iter_mut();
+        if let Some(decision) = decisions.find(|one| one.agent == *agent && one.version == version) {
+            decision.verdict = Verdict::Keep { reasons: vec![reason] };
+        }
+    }
+}
+
+struct Collector<'a> {
+    options: &'a MoveOptions,
+    problems: Vec<String>,
+    spared: Vec<(VersionName, String)>,
+}
+
+impl Collector<'_> {
+    /// Retires versions of an agent whose lock is held, and says which are gone.
+    fn retire_all(
+        &mut self,
+        agent: &AgentDir,
+        holdings: &[&Holding],
+    ) -> Result<Vec<VersionName>, StoreError> {
+        let pointed = pointed_at(agent)?;
+        let mut trashed = Vec::new();
+        for holding in holdings {
+            match pointed.get(&holding.version) {
+                Some(pointers) => self.spared.push((holding.version.clone(), pointers.join(", "))),
+                None => match self.trash(agent, holding) {
+                    Ok(one) => trashed.extend(one),
+                    Err(e) => self.problem(&e),
+                },
+            }
+        }
+        if trashed.is_empty() {
+            return Ok(Vec::new());
+        }
+        if let Err(e) = sync_moves(agent) {
+            // Unless the move lasts, deleting could leave half a version: everything goes back.
+            for one in trashed {
+                self.put_back(agent, &one);
+            }
+            return Err(e);
+        }
+        let trashed = self.spare_what_is_used(agent, trashed);
+        Ok(trashed.iter().map(|one| self.delete(agent, one)).collect())
+    }
+
+    /// Moves a version out of sight; `None` where somebody holds it.
+    fn trash<'h>(
+        &mut self,
+        agent: &AgentDir,
+        holding: &'h Holding,
+    ) -> Result<Option<Trashed<'h>>, StoreError> {
+        let version = &holding.version;
+        let path = agent.version_path(version, Place::Versions);
+        let failed = |e| StoreError::io("retire", &path, e);
+        let Some(alone) = open_alone(agent, version)? else {
+            self.spared.push((version.clone(), "leased".to_owned()));
+            return Ok(None);
+        };
+        durable::make_dir(agent.handle(), TRASH_DIR).map_err(failed)?;
+        let (versions, trash) = (agent.versions()?, open_trash(agent).map_err(failed)?);
+        let Some(versions) = versions else { return Ok(None) };
+        let pointer = PointerName::Version(version.clone());
+        let mut record = self.options.record(Action::Retire, pointer, Some(version.clone()), None);
+        record.bytes = Some(holding.blocks.bytes_alone());
+        let recorded = match history::append(agent, &record) {
+            Ok(()) => true,
+            // A full disk is what this is to mend: it is written down when there is room.
+            Err(StoreError::Io { source, .. }) if is_full(&source) => false,
+            Err(e) => return Err(e),
+        };
+        let name = free_name(&trash, version).map_err(failed)?;
+        if let Err(e) = durable::rename_new_across(versions.as_fd(), version.as_str(), trash.as_fd(), &name) {
+            // The next writer would do the same.
+            let _ = history::repair(agent);
+            return Err(failed(e));
+        }
+        Ok(Some(Trashed { holding, record, name, recorded, _alone: alone }))
+    }
+
+    /// Looks once more who uses what is in the trash now. Whoever came between the plan and the rename gets it
+    /// back; whoever comes later does not find it.
+    fn spare_what_is_used<'h>(&mut self, agent: &AgentDir, trashed: Vec<Trashed<'h>>) -> Vec<Trashed<'h>> {
+        let wanted: HashSet<FileId> =
+            trashed.iter().flat_map(|one| holdings::files(&one.holding.blocks)).collect();
+        let uses = processes::scan(&wanted);
+        // The directories that we have open ourselves are only open for this.
+        let own = std::process::id();
+        let mut free = Vec::new();
+        for one in trashed {
+            match in_use(one.holding, &uses, |user| !(user.pid == own && user.open)) {
+                None => free.push(one),
+                Some(user) => {
+                    if self.put_back(agent, &one) {
+                        self.spared.push((one.holding.version.clone(), user));
+                    }
+                }
+            }
+        }
+        free
+    }
+
+    /// Gives a version its name again.
+    fn put_back(&mut self, agent: &AgentDir, one: &Trashed<'_>) -> bool {
+        let back = || -> Result<(), StoreError> {
+            let version = &one.holding.version;
+            let path = agent.path().join(TRASH_DIR).join(&one.name);
+            let failed = |e| StoreError::io("put back", &path, e);
+            let Some(versions) = agent.versions()? else { return Ok(()) };
+            let trash = open_trash(agent).map_err(failed)?;
+            durable::rename_new_across(trash.as_fd(), &one.name, versions.as_fd(), version.as_str())
+                .map_err(failed)?;
+            sync_moves(agent)?;
+            if one.recorded {
+                let options = MoveOptions {
+                    reason: Some("came into use while it was being retired".to_owned()),
+                    ..self.options.clone()
+                };
+                let pointer = PointerName::Version(version.clone());
+                let record = options.record(Action::Reconcile, pointer, None, Some(version.clone()));
+                history::append(agent, &record)?;
+            }
+            Ok(())
+        };
+        back().map_err(|e| self.problem(&e)).is_ok()
+    }
+
+    /// Deletes what is in the trash. What cannot be deleted is gone from the agent all the same, and the next
+    /// writer tries again.
+    fn delete(&mut self, agent: &AgentDir, one: &Trashed<'_>) -> VersionName {
+        let version = one.holding.version.clone();
+        let path = agent.path().join(TRASH_DIR).join(&one.name);
+        let deleted = open_trash(agent)
+            .and_then(|trash| durable::remove_tree(trash.as_fd(), &c_name(&one.name)))
+            .map_err(|e| StoreError::io("delete", &path, e));
+        let rest = [
+            deleted,
+            notes::remove(agent, VERIFIED_DIR, &version),
+            notes::remove(agent, QUARANTINE_DIR, &version),
+            if one.recorded { Ok(()) } else { history::append(agent, &one.record) },
+        ];
+        rest.into_iter().filter_map(Result::err).for_each(|e| self.problem(&e));
+        version
+    }
+
+    fn problem(&mut self, error: &StoreError) {
+        self.problems.push(with_cause(error));
+    }
+}
+
+fn with_cause(error: &StoreError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        || error.raw_os_error() == Some(Errno::DQUOT.raw_os_error())
+}
+
+fn open_trash(agent: &AgentDir) -> io::Result<OwnedFd> {
+    dir::open(agent.handle(), TRASH_DIR)
+}
+
+/// A name that nothing in the trash has: an earlier version of this name may still lie there, undeletable.
+fn free_name(trash: &OwnedFd, version: &VersionName) -> io::Result<String> {
+    let mut name = version.to_string();
+    let mut number = 1;
+    while dir::exists(trash.as_fd(), &name)? {
+        number += 1;
+        name = format!("{version}.{number}");
+    }
+    Ok(name)
+}
+
+/// Makes renames between `versions/` and `.trash/` last.
+fn sync_moves(agent: &AgentDir) -> Result<(), StoreError> {
+    let failed = |name: &str, e| StoreError::io("sync", &agent.path().join(name), e);
+    if let Some(versions) = agent.versions()? {
+        durable::sync_link(versions.as_fd()).map_err(|e| failed(VERSIONS_DIR, e))?;
+    }
+    open_trash(agent)
+        .and_then(|trash| durable::sync_link(trash.as_fd()))
+        .and_then(|()| durable::sync(agent.handle()))
+        .map_err(|e| failed(TRASH_DIR, e))
+}

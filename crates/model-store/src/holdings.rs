@@ -1,0 +1,180 @@
+//! What retention decides about: every version with all that holds it.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use jiff::Timestamp;
+
+use crate::dir;
+use crate::error::StoreError;
+use crate::history::{self, Action, PointerName, Record};
+use crate::holder::flock_holders;
+use crate::layout::{AgentDir, CURRENT_LINK, Place, Pointer};
+use crate::manifest::Generation;
+use crate::names::{AgentName, VersionName};
+use crate::pointers::ref_names;
+use crate::processes::{self, FileId, User, Uses};
+use crate::quarantine;
+use crate::read::read_manifest;
+use crate::retention::Holding;
+use crate::store::ModelStore;
+use crate::usage::Blocks;
+
+/// The holdings of agents, and what has to be said about them.
+pub(crate) struct Inventory {
+    pub(crate) holdings: Vec<Holding>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Looks at everything that the agents hold. Nothing is open any more when this returns.
+pub(crate) fn take(store: &ModelStore, agents: &[AgentName]) -> Result<Inventory, StoreError> {
+    let mut holdings = Vec::new();
+    for agent in agents {
+        let Some(opened) = AgentDir::open(store.root(), agent)? else {
+            return Err(store.agent_not_found(agent));
+        };
+        holdings.extend(of_agent(&opened)?);
+    }
+    let wanted: HashSet<FileId> = holdings.iter().flat_map(|holding| files(&holding.blocks)).collect();
+    let uses = processes::scan(&wanted);
+    for holding in &mut holdings {
+        holding.held_by.extend(in_use(holding, &uses, |_| true));
+    }
+    let mut notes = Vec::new();
+    if uses.unseen > 0 {
+        notes.push(format!(
+            "{} processes of other users could not be looked into; what they have open without a lease is not seen \
+             (root sees it)",
+            uses.unseen
+        ));
+    }
+    Ok(Inventory { holdings, notes })
+}
+
+fn of_agent(agent: &AgentDir) -> Result<Vec<Holding>, StoreError> {
+    let pointed = pointed_at(agent)?;
+    let records = history::read(agent)?;
+    let mut holdings = Vec::new();
+    for pointer in agent.published()? {
+        let Some(handle) = agent.open_version(&pointer.version, pointer.place)? else { continue };
+        let path = agent.version_path(&pointer.version, pointer.place);
+        let mut held_by = pointed.get(&pointer.version).cloned().unwrap_or_default();
+        let created_at = match read_manifest(handle.as_fd(), &path) {
+            // Nobody published this.
+            Ok(None) if pointer.place == Place::Versions => continue,
+            Ok(None) => None,
+            Ok(Some(manifest)) => {
+                if let Generation::Newer(format) = manifest.generation() {
+                    held_by.push(format!("of a newer format ({format})"));
+                }
+                manifest.created_at
+            }
+            Err(_) => {
+                held_by.push("its manifest cannot be read".to_owned());
+                None
+            }
+        };
+        if pointer.place == Place::Legacy {
+            held_by.push("of the old layout".to_owned());
+        }
+        held_by.extend(leased(handle.as_fd()));
+        let changed_at = changed_at(handle.as_fd());
+        drop(handle);
+        let Some(blocks) = Blocks::of(agent, &pointer)? else { continue };
+        let Pointer { version, .. } = pointer;
+        holdings.push(Holding {
+            agent: agent.name().clone(),
+            published_at: published_at(&records, &version).or(created_at).unwrap_or(changed_at),
+            left_current_at: left_current_at(&records, &version),
+            held_by,
+            quarantined: !matches!(quarantine::of(agent, &version), Ok(None)),
+            version,
+            blocks,
+        });
+    }
+    holdings.sort_by(|a, b| (a.published_at, &a.version).cmp(&(b.published_at, &b.version)));
+    Ok(holdings)
+}
+
+/// The pointers at each version. One that cannot be read is an error: it may point anywhere.
+pub(crate) fn pointed_at(agent: &AgentDir) -> Result<HashMap<VersionName, Vec<String>>, StoreError> {
+    let mut pointed: HashMap<VersionName, Vec<String>> = HashMap::new();
+    if let Some(current) = agent.current()? {
+        pointed.entry(current.version).or_default().push(CURRENT_LINK.to_owned());
+    }
+    for name in ref_names(agent)? {
+        if let Some(pointer) = agent.read_ref(&name)? {
+            pointed.entry(pointer.version).or_default().push(format!("ref {name}"));
+        }
+    }
+    Ok(pointed)
+}
+
+/// Who keeps a version by a lease. The lock itself is asked; `/proc/locks` only knows the name, and not on
+/// every file system.
+fn leased(version: BorrowedFd<'_>) -> Option<String> {
+    if matches!(crate::lock::try_flock(version), Ok(true)) {
+        return None;
+    }
+    Some(match flock_holders(version).first() {
+        Some(holder) => format!("leased by {} (process {})", holder.command, holder.pid),
+        None => "leased".to_owned(),
+    })
+}
+
+/// Which processes use a version without a lease.
+pub(crate) fn in_use(holding: &Holding, uses: &Uses, counts: impl Fn(&User) -> bool) -> Option<String> {
+    let inside = format!("/{}/", holding.version);
+    // A hard link is in several versions: where the process's path says which, the others are free.
+    let meant = |user: &User| {
+        let path = format!("{}/", user.path.to_string_lossy());
+        let shared_and_elsewhere = path.contains("/versions/") && !path.contains(&inside);
+        !shared_and_elsewhere && counts(user)
+    };
+    let user = files(&holding.blocks).find_map(|file| uses.of(file).iter().find(|user| meant(user)))?;
+    let how = if user.open { "open in" } else { "used by" };
+    Some(format!("{how} {} (process {})", user.command, user.pid))
+}
+
+/// Everything of a version that a process can have open.
+pub(crate) fn files(blocks: &Blocks) -> impl Iterator<Item = FileId> {
+    blocks.others.iter().copied().chain(blocks.inodes.keys().copied())
+}
+
+fn published_at(records: &[Record], version: &VersionName) -> Option<Timestamp> {
+    let published =
+        |record: &&Record| record.action == Action::Publish && record.to.as_ref() == Some(version);
+    records.iter().rfind(published).map(|record| record.at)
+}
+
+fn left_current_at(records: &[Record], version: &VersionName) -> Option<Timestamp> {
+    let left = |record: &&Record| {
+        record.pointer == PointerName::Current
+            && record.from.as_ref() == Some(version)
+            && record.to.as_ref() != Some(version)
+    };
+    records.iter().rfind(left).map(|record| record.at)
+}
+
+fn changed_at(version: BorrowedFd<'_>) -> Timestamp {
+    let stat = rustix::fs::fstat(version);
+    stat.ok().and_then(|stat| Timestamp::new(stat.st_mtime, 0).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// Opens a version to retire it: with an exclusive `flock`, which nobody gets while a reader holds a lease.
+pub(crate) fn open_alone(
+    agent: &AgentDir,
+    version: &VersionName,
+) -> Result<Option<std::os::fd::OwnedFd>, StoreError> {
+    let Some(versions) = agent.versions()? else { return Ok(None) };
+    let path = agent.version_path(version, Place::Versions);
+    let failed = |e| StoreError::io("open", &path, e);
+    let Some(handle) = dir::open_if_there(versions.as_fd(), version.as_str()).map_err(failed)? else {
+        return Ok(None);
+    };
+    match crate::lock::try_flock(handle.as_fd()) {
+        Ok(true) => Ok(Some(handle)),
+        Ok(false) => Ok(None),
+        Err(e) => Err(StoreError::io("lock", &path, e)),
+    }
+}
