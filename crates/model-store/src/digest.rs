@@ -4,11 +4,10 @@ use std::fmt;
 use std::io::{self, Read};
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-
 use crate::manifest::FileEntry;
 use crate::progress::Progress;
+use crate::sha256::Hasher;
+use serde::{Deserialize, Serialize};
 
 /// Bytes read at a time: big enough to keep the hash instructions busy, small enough for the L2 cache.
 pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
@@ -32,7 +31,9 @@ impl Digest {
     /// ```
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        let mut hasher = Hasher::default();
+        hasher.update(bytes);
+        hasher.finish()
     }
 
     /// The digest and the number of the bytes that `reader` still has.
@@ -89,20 +90,6 @@ impl fmt::Display for Digest {
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-/// A digest in the making.
-#[derive(Clone, Default)]
-pub(crate) struct Hasher(Sha256);
-
-impl Hasher {
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    pub(crate) fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
     }
 }
 

@@ -12,11 +12,12 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use crate::digest::{Digest, Hasher, read_chunks};
+use crate::digest::{Digest, read_chunks};
 use crate::dir;
 use crate::error::StoreError;
 use crate::names::MANIFEST_FILE;
 use crate::progress::Progress;
+use crate::sha256::Hasher;
 
 /// What a legacy version adds up to.
 #[derive(Debug)]

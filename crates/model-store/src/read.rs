@@ -293,8 +293,7 @@ pub(crate) fn read_manifest(version: BorrowedFd<'_>, path: &Path) -> Result<Opti
 /// The manifest that a legacy version without one would have, from its files as they are now.
 fn counted(handle: BorrowedFd<'_>, path: &Path, version: &VersionName) -> Result<Manifest, StoreError> {
     let payload = Payload::scan(handle, Links::Keep).map_err(|e| StoreError::io("read", path, e))?;
-    let paths = payload.files.into_iter().map(|file| file.path).collect();
-    let files = hash_all(handle, path, paths, &Progress::none())?;
+    let files = hash_all(handle, path, payload.files, &Progress::none())?;
     Ok(Manifest {
         version: version.clone(),
         checksum: checksum_of_listing(&files),

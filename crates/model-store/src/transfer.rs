@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::digest::{Digest, Hasher, hash_reader, read_chunks};
+use crate::digest::{Digest, hash_reader, read_chunks};
 use crate::dir;
 use crate::durable;
 use crate::error::{IMPORT, StoreError};
@@ -13,6 +13,7 @@ use crate::manifest::FileEntry;
 use crate::names::PayloadPath;
 use crate::payload::{Payload, Stamp};
 use crate::read::Current;
+use crate::sha256::Hasher;
 use crate::staging::Staging;
 
 /// What an import does with symbolic links of the folder.

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::digest::{Digest, checksum_of_listing};
 use crate::error::StoreError;
-use crate::hash::hash_one;
+use crate::hash::hash_each;
 use crate::legacy;
 use crate::manifest::{FileEntry, Generation, LinkEntry, Manifest, saturating_sum};
 use crate::names::{AgentName, PayloadPath, VersionName};
@@ -147,14 +146,7 @@ impl ModelStore {
         let manifest = found.manifest();
         let payload = Payload::scan(found.handle(), Links::Keep)
             .map_err(|e| StoreError::io("read", found.path(), e))?;
-        let read: Vec<_> = payload
-            .files
-            .into_par_iter()
-            .map(|file| {
-                let path = file.path.clone();
-                (path, hash_one(found.handle(), found.path(), file.path, self.progress()))
-            })
-            .collect();
+        let read = hash_each(found.handle(), found.path(), payload.files, self.progress())?;
         let mut findings = Findings::default();
         let mut entries = Vec::with_capacity(read.len());
         for (path, hashed) in read {

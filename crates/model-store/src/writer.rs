@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::digest::Hasher;
 use crate::durable;
 use crate::error::StoreError;
 use crate::manifest::FileEntry;
 use crate::names::PayloadPath;
 use crate::payload::Stamp;
+use crate::sha256::Hasher;
 use crate::staging::Staging;
 
 const WRITE_BUFFER_BYTES: usize = 256 * 1024;
