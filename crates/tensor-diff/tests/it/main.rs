@@ -1,0 +1,7 @@
+//! Tests of the comparison, on real files.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod broken;
+mod differences;
+mod random;
+mod support;
