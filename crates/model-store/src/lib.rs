@@ -30,6 +30,7 @@
 
 pub mod exit;
 
+mod diff;
 mod digest;
 mod dir;
 mod durable;
@@ -67,6 +68,7 @@ mod verified;
 mod verify;
 mod writer;
 
+pub use diff::{Compared, FileChange, FileRename, LinkChange, Sides, VersionDiff};
 pub use digest::{Digest, DigestError, checksum_of_listing};
 pub use error::StoreError;
 pub use gc::{Collected, Retired};

@@ -10,6 +10,7 @@ mod busy;
 mod child;
 mod coreutils;
 mod cuts;
+mod diff;
 mod fixture;
 mod host;
 mod legacy;
