@@ -7,7 +7,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use model_store::{DEFAULT_ROOT, ModelStore, StoreError};
 
-use crate::commands::{completions, ls, path, publish, show, verify};
+use crate::commands::{completions, diff, ls, path, publish, show, verify};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -74,6 +74,7 @@ pub(crate) enum Command {
     Show(show::Args),
     Publish(publish::Args),
     Path(path::Args),
+    Diff(diff::Args),
     Verify(verify::Args),
     Completions(completions::Args),
 }

@@ -1,6 +1,7 @@
 //! One file a subcommand; each owns its arguments.
 
 pub(crate) mod completions;
+pub(crate) mod diff;
 pub(crate) mod ls;
 pub(crate) mod path;
 pub(crate) mod publish;
@@ -16,6 +17,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Show(args) => show::run(&cli.global, args),
         Command::Publish(args) => publish::run(&cli.global, args),
         Command::Path(args) => path::run(&cli.global, args),
+        Command::Diff(args) => diff::run(&cli.global, &args),
         Command::Verify(args) => verify::run(&cli.global, &args),
         Command::Completions(args) => completions::run(&args),
     }

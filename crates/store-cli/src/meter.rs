@@ -50,11 +50,16 @@ impl Meter {
 
     /// What the store calls with the bytes done.
     pub(crate) fn progress(&self) -> Progress {
+        Progress::new(self.observer())
+    }
+
+    /// The same for work that is not the store's.
+    pub(crate) fn observer(&self) -> impl Fn(u64) -> ControlFlow<()> + Send + Sync + use<> {
         let (bar, stop) = (self.bar.clone(), self.stop.clone());
-        Progress::new(move |bytes| {
+        move |bytes| {
             bar.inc(bytes);
             if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
+        }
     }
 
     /// Prints something while the bar is out of the way.

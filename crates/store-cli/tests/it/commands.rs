@@ -204,7 +204,7 @@ fn help_documents_the_exit_codes() {
     for part in ["Exit codes:", "4  corrupt", "130  stopped by Ctrl-C", "MODEL_STORE_ROOT"] {
         assert!(help.contains(part), "{part:?} is not in\n{help}");
     }
-    for command in ["ls", "show", "publish", "path", "verify", "completions"] {
+    for command in ["ls", "show", "publish", "path", "diff", "verify", "completions"] {
         assert!(Desk::new().run(&[command, "--help"]).ok().contains("Example"), "{command}");
     }
 }

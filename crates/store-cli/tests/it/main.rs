@@ -3,5 +3,6 @@
 
 mod commands;
 mod desk;
+mod diff;
 mod interrupt;
 mod mistakes;
