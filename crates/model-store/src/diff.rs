@@ -228,8 +228,7 @@ impl ModelStore {
             Generation::Legacy if !listed => {
                 let payload = Payload::scan(version.handle(), Links::Keep)
                     .map_err(|e| StoreError::io("read", version.path(), e))?;
-                let paths = payload.files.into_iter().map(|file| file.path).collect();
-                let files = hash_all(version.handle(), version.path(), paths, self.progress())?;
+                let files = hash_all(version.handle(), version.path(), payload.files, self.progress())?;
                 Ok(Listing { files, links: payload.links, problems: payload.problems, hashed_now: true })
             }
             // A legacy version without any manifest was hashed when it was opened.
