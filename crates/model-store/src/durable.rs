@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use crate::dir;
@@ -126,6 +126,22 @@ pub(crate) fn open_up_dir(dir: BorrowedFd<'_>) -> io::Result<()> {
     if mode == DIR_MODE { Ok(()) } else { set_mode(dir, DIR_MODE) }
 }
 
+/// Gives a file or directory to a group.
+pub(crate) fn set_group(file: BorrowedFd<'_>, group: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchown(file, None, Some(Gid::from_raw(group)))?)
+}
+
+/// Whether these permissions are a directory's of the store.
+pub(crate) fn is_dir_mode(mode: u32) -> bool {
+    mode & PERMISSION_BITS == DIR_MODE
+}
+
+/// Whether these permissions are a published file's: nobody writes, owner and group read.
+pub(crate) fn is_sealed_mode(mode: u32) -> bool {
+    let mode = mode & PERMISSION_BITS;
+    mode & !0o555 == 0 && mode & 0o440 == 0o440
+}
+
 fn set_mode(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
 }
@@ -171,7 +187,17 @@ pub(crate) fn rename_new_across(
 
 /// Renames within a directory over what is there.
 pub(crate) fn rename_over(dir: BorrowedFd<'_>, from: &str, to: &str) -> io::Result<()> {
-    Ok(rustix::fs::renameat(dir, from, dir, to)?)
+    rename_over_across(dir, from, dir, to)
+}
+
+/// Renames from one directory into another, over what is there.
+pub(crate) fn rename_over_across(
+    from_dir: BorrowedFd<'_>,
+    from: &str,
+    to_dir: BorrowedFd<'_>,
+    to: &str,
+) -> io::Result<()> {
+    Ok(rustix::fs::renameat(from_dir, from, to_dir, to)?)
 }
 
 /// Makes a symbolic link; fails where the name is taken.

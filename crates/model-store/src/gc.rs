@@ -16,6 +16,7 @@ use crate::error::StoreError;
 use crate::history::{self, Action, MoveOptions, PointerName, Record};
 use crate::holder::now;
 use crate::holdings::{self, Inventory, in_use, open_alone, pointed_at};
+use crate::human::with_causes;
 use crate::layout::{AgentDir, Place, QUARANTINE_DIR, TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR, c_name};
 use crate::names::{AgentName, VersionName};
 use crate::notes;
@@ -93,7 +94,7 @@ impl ModelStore {
                 }
                 Err(StoreError::Interrupted) => return Err(StoreError::Interrupted),
                 Err(e) if agents.len() == 1 => return Err(e),
-                Err(e) => problems.push(with_cause(&e)),
+                Err(e) => problems.push(with_causes(&e)),
             }
         }
         let is_gone = |holding: &Holding| {
@@ -278,14 +279,7 @@ impl Collector<'_> {
     }
 
     fn problem(&mut self, error: &StoreError) {
-        self.problems.push(with_cause(error));
-    }
-}
-
-fn with_cause(error: &StoreError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+        self.problems.push(with_causes(error));
     }
 }
 

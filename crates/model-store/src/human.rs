@@ -1,4 +1,4 @@
-//! Sizes as people read them; every command shows them alike.
+//! Sizes and errors as people read them; every command shows them alike.
 
 /// A size in decimal units with at most one digit behind the point: `512 B`, `31 KB`, `0.9 MB`, `16.1 GB`.
 #[must_use]
@@ -21,6 +21,13 @@ pub fn human_size(bytes: u64) -> String {
 /// How often `unit` is in `bytes`, to the nearest.
 fn rounded(bytes: u64, unit: u64) -> u64 {
     bytes / unit + u64::from(bytes % unit >= unit / 2)
+}
+
+/// An error with its causes, in one line.
+#[must_use]
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

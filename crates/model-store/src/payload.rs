@@ -79,6 +79,8 @@ pub(crate) struct PayloadFile {
     pub(crate) path: PayloadPath,
     pub(crate) size_bytes: u64,
     pub(crate) names: u64,
+    pub(crate) mode: u32,
+    pub(crate) group: u32,
 }
 
 /// Everything in a version's directory.
@@ -172,7 +174,8 @@ impl Payload {
             self.refuse(path.into(), "has its setuid or setgid bit set");
         } else {
             let size_bytes = u64::try_from(stat.st_size).unwrap_or_default();
-            self.files.push(PayloadFile { path, size_bytes, names: stat.st_nlink });
+            let (mode, group) = (stat.st_mode, stat.st_gid);
+            self.files.push(PayloadFile { path, size_bytes, names: stat.st_nlink, mode, group });
         }
         Ok(())
     }

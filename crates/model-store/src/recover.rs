@@ -23,6 +23,7 @@ pub(crate) fn clear_leftovers(agent: &AgentDir, _lock: &AgentLock) -> Result<(),
     }
     if let Ok(Some(trash)) = dir::open_if_there(agent.handle(), TRASH_DIR) {
         remove_dead(trash.as_fd(), |_| true);
+        remove_files(trash.as_fd());
     }
     // Only the lock's holder makes such links, and that is us.
     remove_temporary_links(agent.handle());
@@ -35,6 +36,15 @@ pub(crate) fn clear_leftovers(agent: &AgentDir, _lock: &AgentLock) -> Result<(),
         }
     }
     history::repair(agent)
+}
+
+/// Removes copies for a repair that was not finished: only the lock's holder makes them.
+fn remove_files(trash: BorrowedFd<'_>) {
+    for entry in dir::entries(trash).unwrap_or_default() {
+        if entry.kind == FileType::RegularFile {
+            let _ = durable::remove_file(trash, &entry.name.to_string_lossy());
+        }
+    }
 }
 
 fn remove_temporary_links(parent: BorrowedFd<'_>) {

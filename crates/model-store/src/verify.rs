@@ -6,6 +6,8 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::digest::{Digest, checksum_of_listing};
+use crate::dir;
+use crate::durable;
 use crate::error::StoreError;
 use crate::hash::hash_each;
 use crate::legacy;
@@ -77,10 +79,32 @@ pub enum Finding {
         /// What the system said.
         why: String,
     },
-    /// A symbolic link is not the one that was published.
+    /// A symbolic link is missing, or not the one that was published.
     LinkChanged {
         /// Which.
         path: PayloadPath,
+    },
+    /// A symbolic link is there that the manifest does not list.
+    UnlistedLink {
+        /// Which.
+        path: PayloadPath,
+    },
+    /// A file that somebody may write to, or that the store's group may not read, or a directory that the
+    /// group may not change.
+    WrongMode {
+        /// Which; `.` is the version itself.
+        path: String,
+        /// Its permissions, in octal.
+        mode: String,
+    },
+    /// A file or directory that belongs to another group than the store.
+    WrongGroup {
+        /// Which; `.` is the version itself.
+        path: String,
+        /// Its group's number.
+        group: u32,
+        /// The store's.
+        expected: u32,
     },
     /// Something that no version may contain.
     Forbidden {
@@ -115,6 +139,11 @@ impl fmt::Display for Finding {
             }
             Self::Unreadable { path, why } => write!(f, "{path} could not be read: {why}"),
             Self::LinkChanged { path } => write!(f, "{path} is not the symbolic link that was published"),
+            Self::UnlistedLink { path } => write!(f, "{path} is a symbolic link that is not in the manifest"),
+            Self::WrongMode { path, mode } => write!(f, "{path} has mode {mode}"),
+            Self::WrongGroup { path, group, expected } => {
+                write!(f, "{path} belongs to group {group}, the store to {expected}")
+            }
             Self::Forbidden { problem } => problem.fmt(f),
             Self::Manifest { what } => write!(f, "manifest.json {what}"),
             Self::Checksum { expected, found } => {
@@ -146,6 +175,7 @@ impl ModelStore {
         let manifest = found.manifest();
         let payload = Payload::scan(found.handle(), Links::Keep)
             .map_err(|e| StoreError::io("read", found.path(), e))?;
+        let access = self.compare_access(found, &payload)?;
         let read = hash_each(found.handle(), found.path(), payload.files, self.progress())?;
         let mut findings = Findings::default();
         let mut entries = Vec::with_capacity(read.len());
@@ -166,6 +196,7 @@ impl ModelStore {
         }
         findings.compare_place(found);
         findings.compare_files(manifest, &entries);
+        findings.access = access;
         findings.compare_links(&manifest.links, &payload.links);
         let checksum = checksum_of_listing(&entries);
         findings.compare_checksum(manifest.checksum, checksum);
@@ -179,6 +210,37 @@ impl ModelStore {
             bytes: saturating_sum(entries.iter().map(|entry| entry.size)),
             findings: findings.sorted(),
         })
+    }
+
+    /// Modes and groups. A group is compared where the store's root hands its own down.
+    fn compare_access(&self, found: &Current, payload: &Payload) -> Result<Vec<Finding>, StoreError> {
+        let failed = |e: rustix::io::Errno| StoreError::io("look at", found.path(), e);
+        let root = rustix::fs::stat(self.root()).map_err(failed)?;
+        let hands_down = root.st_mode & 0o2000 != 0;
+        let mut findings = Vec::new();
+        let mut check = |path: &str, mode: u32, group: u32, is_right: bool| {
+            if !is_right {
+                findings
+                    .push(Finding::WrongMode { path: path.to_owned(), mode: format!("{:o}", mode & 0o7777) });
+            }
+            if hands_down && group != root.st_gid {
+                let expected = root.st_gid;
+                findings.push(Finding::WrongGroup { path: path.to_owned(), group, expected });
+            }
+        };
+        let listed = payload.files.iter().filter(|file| found.manifest().file(&file.path).is_some());
+        for file in listed {
+            check(file.path.as_str(), file.mode, file.group, durable::is_sealed_mode(file.mode));
+        }
+        let own = rustix::fs::fstat(found.handle()).map_err(failed)?;
+        check(".", own.st_mode, own.st_gid, durable::is_dir_mode(own.st_mode));
+        for path in &payload.dirs {
+            // One that is gone by now is missed by its files.
+            if let Ok(stat) = dir::stat_payload(found.handle(), path.as_path()) {
+                check(path.as_str(), stat.st_mode, stat.st_gid, durable::is_dir_mode(stat.st_mode));
+            }
+        }
+        Ok(findings)
     }
 
     fn verify_legacy(&self, found: &Current) -> Result<Report, StoreError> {
@@ -209,6 +271,8 @@ impl ModelStore {
 #[derive(Default)]
 struct Findings {
     by_path: BTreeMap<String, Finding>,
+    /// Modes and groups, which come beside what is wrong with the bytes.
+    access: Vec<Finding>,
     overall: Vec<Finding>,
 }
 
@@ -254,10 +318,12 @@ impl Findings {
     }
 
     fn compare_links(&mut self, published: &[LinkEntry], found: &[LinkEntry]) {
-        let missing = published.iter().filter(|link| !found.contains(link));
-        let new = found.iter().filter(|link| !published.contains(link));
-        for link in missing.chain(new) {
+        for link in published.iter().filter(|link| !found.contains(link)) {
             self.add(link.path.as_str(), Finding::LinkChanged { path: link.path.clone() });
+        }
+        let is_listed = |path: &PayloadPath| published.iter().any(|link| link.path == *path);
+        for link in found.iter().filter(|link| !is_listed(&link.path)) {
+            self.add(link.path.as_str(), Finding::UnlistedLink { path: link.path.clone() });
         }
     }
 
@@ -268,6 +334,6 @@ impl Findings {
     }
 
     fn sorted(self) -> Vec<Finding> {
-        self.by_path.into_values().chain(self.overall).collect()
+        self.by_path.into_values().chain(self.access).chain(self.overall).collect()
     }
 }

@@ -27,6 +27,7 @@ impl Pair {
     }
 
     /// Takes as many blocks of each stream as both have.
+    #[expect(clippy::unused_self, reason = "it is the proof that the call is safe")]
     pub(super) fn compress(self, a: &mut [u32; 8], a_blocks: &[Block], b: &mut [u32; 8], b_blocks: &[Block]) {
         debug_assert_eq!(a_blocks.len(), b_blocks.len(), "what one stream has more would be lost");
         // SAFETY: a `Pair` is made only where the features were detected.

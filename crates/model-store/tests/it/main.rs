@@ -21,6 +21,7 @@ mod payload;
 mod pointers;
 mod publish;
 mod recovery;
+mod repair;
 mod retention;
 mod transfer;
 mod verify;

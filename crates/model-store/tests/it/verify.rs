@@ -11,6 +11,7 @@ type Damage = fn(&Path);
 fn overwrite(path: &Path, bytes: &[u8]) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).unwrap();
 }
 
 fn edit_manifest(dir: &Path, from: &str, to: &str) {
@@ -44,6 +45,16 @@ const DAMAGE: &[(&str, Damage, &[&str])] = &[
             symlink("b", d.join("a")).unwrap();
         },
         &["a is missing", "the checksum is"],
+    ),
+    (
+        "anybody may write",
+        |d| fs::set_permissions(d.join("a"), fs::Permissions::from_mode(0o666)).unwrap(),
+        &["a has mode 666"],
+    ),
+    (
+        "a closed directory",
+        |d| fs::set_permissions(d, fs::Permissions::from_mode(0o700)).unwrap(),
+        &[". has mode 700"],
     ),
     (
         "another version's",
