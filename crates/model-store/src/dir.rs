@@ -150,6 +150,12 @@ pub(crate) enum LinkText {
     To(String),
 }
 
+impl LinkText {
+    pub(crate) fn is_absolute(&self) -> bool {
+        matches!(self, Self::To(target) if target.starts_with('/'))
+    }
+}
+
 /// Reads a symbolic link, once.
 pub(crate) fn read_link(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<LinkText> {
     match rustix::fs::readlinkat(dir, name, Vec::new()) {

@@ -136,6 +136,16 @@ pub(crate) fn is_dir_mode(mode: u32) -> bool {
     mode & PERMISSION_BITS == DIR_MODE
 }
 
+/// Whether these permissions are those of `.lock` or `history.jsonl`.
+pub(crate) fn is_control_mode(mode: u32) -> bool {
+    mode & PERMISSION_BITS == CONTROL_MODE
+}
+
+/// Gives `.lock` or `history.jsonl` its mode.
+pub(crate) fn set_control_mode(file: BorrowedFd<'_>) -> io::Result<()> {
+    if is_control_mode(rustix::fs::fstat(file)?.st_mode) { Ok(()) } else { set_mode(file, CONTROL_MODE) }
+}
+
 /// Whether these permissions are a published file's: nobody writes, owner and group read.
 pub(crate) fn is_sealed_mode(mode: u32) -> bool {
     let mode = mode & PERMISSION_BITS;

@@ -266,19 +266,54 @@ pub(crate) fn repair(agent: &AgentDir) -> Result<(), StoreError> {
         return Ok(());
     }
     let file = durable::open_control(agent.handle(), HISTORY_FILE).map_err(failed)?;
-    for Move { pointer, to } in unsettled(&file).map_err(failed)? {
+    let Tail { ended_bytes, moves } = tail(&file).map_err(failed)?;
+    if ended_bytes < file.metadata().map_err(failed)?.len() {
+        durable::truncate(&file, ended_bytes).map_err(failed)?;
+    }
+    for (pointer, to, is_at) in contradicted(agent, moves)? {
+        let options = MoveOptions {
+            actor: None,
+            reason: Some("the pointer was not where the last record says".to_owned()),
+        };
+        append(agent, &options.record(Action::Reconcile, pointer, to, is_at))?;
+    }
+    Ok(())
+}
+
+/// What [`repair`] would put right, in words.
+pub(crate) fn contradictions(agent: &AgentDir) -> Result<Vec<String>, StoreError> {
+    let failed = |e| StoreError::io("read", &agent.path().join(HISTORY_FILE), e);
+    let file = match dir::open_file(agent.handle(), HISTORY_FILE) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let Tail { ended_bytes, moves } = tail(&file).map_err(failed)?;
+    let mut found = Vec::new();
+    if ended_bytes < file.metadata().map_err(failed)?.len() {
+        found.push("ends in a line that its writer did not finish".to_owned());
+    }
+    let name = |at: Option<VersionName>| at.map_or_else(|| "nothing".to_owned(), String::from);
+    for (pointer, to, is_at) in contradicted(agent, moves)? {
+        found.push(format!("says that {pointer} is at {}, and it is at {}", name(to), name(is_at)));
+    }
+    Ok(found)
+}
+
+/// Where a record says that a pointer is, and where it is.
+type Contradiction = (PointerName, Option<VersionName>, Option<VersionName>);
+
+fn contradicted(agent: &AgentDir, moves: Vec<Move>) -> Result<Vec<Contradiction>, StoreError> {
+    let mut found = Vec::new();
+    for Move { pointer, to } in moves {
         // What a newer program calls a pointer is its own affair.
         let Ok(pointer) = pointer.parse::<PointerName>() else { continue };
         let is_at = where_it_is(agent, &pointer)?;
         if is_at != to {
-            let options = MoveOptions {
-                actor: None,
-                reason: Some("the pointer was not where the last record says".to_owned()),
-            };
-            append(agent, &options.record(Action::Reconcile, pointer, to, is_at))?;
+            found.push((pointer, to, is_at));
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 fn where_it_is(agent: &AgentDir, pointer: &PointerName) -> Result<Option<VersionName>, StoreError> {
@@ -293,9 +328,16 @@ fn where_it_is(agent: &AgentDir, pointer: &PointerName) -> Result<Option<Version
     Ok(pointer.map(|pointer| pointer.version))
 }
 
-/// The records that the disk may contradict, the oldest first: those at the end that are about versions, the
-/// one before them, and the last about `current`. A torn line at the end is cut off.
-fn unsettled(file: &File) -> io::Result<Vec<Move>> {
+/// The end of a history.
+struct Tail {
+    /// Where the last whole line ends; what comes behind is torn.
+    ended_bytes: u64,
+    /// The records that the disk may contradict, the oldest first: those at the end that are about versions,
+    /// the one before them, and the last about `current`.
+    moves: Vec<Move>,
+}
+
+fn tail(file: &File) -> io::Result<Tail> {
     let mut length = file.metadata()?.len();
     let mut tail_bytes = TAIL_BYTES;
     loop {
@@ -311,7 +353,6 @@ fn unsettled(file: &File) -> io::Result<Vec<Move>> {
         let ended = tail.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
         if ended < tail.len() && (ended > 0 || begin == 0) {
             length = begin + ended as u64;
-            durable::truncate(file, length)?;
         }
         let lines = tail[whole.min(ended)..ended].split(|&b| b == b'\n').rev();
         let mut moves = lines.filter_map(|line| serde_json::from_slice::<Move>(line).ok());
@@ -333,7 +374,7 @@ fn unsettled(file: &File) -> io::Result<Vec<Move>> {
             let mut seen = HashSet::new();
             unsettled.retain(|one| seen.insert(one.pointer.clone()));
             unsettled.reverse();
-            return Ok(unsettled);
+            return Ok(Tail { ended_bytes: length, moves: unsettled });
         }
         tail_bytes = tail_bytes.saturating_mul(4);
     }

@@ -18,7 +18,7 @@ use crate::layout::{AgentDir, has_prefix};
 use crate::names::VersionName;
 
 /// How a note begins that is not finished yet; then comes its writer's process.
-const UNFINISHED_PREFIX: &str = ".tmp-";
+pub(crate) const UNFINISHED_PREFIX: &str = ".tmp-";
 /// Nobody writes more about one version.
 const MAX_NOTE_BYTES: u64 = 1024 * 1024;
 

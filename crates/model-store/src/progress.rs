@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// What a long operation calls with the number of bytes it has just hashed or copied.
 ///
@@ -31,6 +33,37 @@ impl Progress {
     /// Calls `observe` with the bytes done since its last call.
     pub fn new(observe: impl Fn(u64) -> ControlFlow<()> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(observe)))
+    }
+
+    /// As this one, and holds the work up so that it does no more than so many bytes a second, on the whole.
+    ///
+    /// ```
+    /// // A scrub that leaves the disk to others: 200 MB a second.
+    /// let progress = model_store::Progress::none().with_budget(200_000_000);
+    /// # let _ = progress;
+    /// ```
+    #[must_use]
+    pub fn with_budget(self, bytes_per_second: u64) -> Self {
+        /// How long a stop on request may take to be heard.
+        const SLICE: Duration = Duration::from_millis(50);
+        let (started, done_bytes) = (Instant::now(), AtomicU64::new(0));
+        Self::new(move |bytes| {
+            let done_bytes = done_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+            let due = done_bytes as f64 / bytes_per_second.max(1) as f64;
+            let due = Duration::try_from_secs_f64(due).unwrap_or(Duration::MAX);
+            let mut news = bytes;
+            loop {
+                if self.0.as_ref().is_some_and(|observe| observe(news).is_break()) {
+                    return ControlFlow::Break(());
+                }
+                news = 0;
+                let early = due.saturating_sub(started.elapsed());
+                if early.is_zero() {
+                    return ControlFlow::Continue(());
+                }
+                std::thread::sleep(early.min(SLICE));
+            }
+        })
     }
 
     /// Tells nobody and never stops.
