@@ -10,7 +10,7 @@ use crate::sha256::Hasher;
 use serde::{Deserialize, Serialize};
 
 /// Bytes read at a time: big enough to keep the hash instructions busy, small enough for the L2 cache.
-pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
+pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A SHA-256 digest; shown, parsed and serialised as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -27,7 +27,7 @@ impl Pair {
     }
 
     /// Takes as many blocks of each stream as both have.
-    #[expect(clippy::unused_self, reason = "it is the proof that the call is safe")]
+    #[expect(clippy::unused_self, reason = "it is the proof that the call is sound")]
     pub(super) fn compress(self, a: &mut [u32; 8], a_blocks: &[Block], b: &mut [u32; 8], b_blocks: &[Block]) {
         debug_assert_eq!(a_blocks.len(), b_blocks.len(), "what one stream has more would be lost");
         // SAFETY: a `Pair` is made only where the features were detected.
@@ -145,20 +145,30 @@ impl Stream {
 fn words_of(block: &Block) -> [__m128i; 4] {
     let swap = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
     let [a, b, c, d] = block.as_chunks::<16>().0 else { unreachable!("a block is four by sixteen bytes") };
-    [a, b, c, d].map(|bytes| {
-        // SAFETY: sixteen bytes are read, at any alignment.
-        let words = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-        _mm_shuffle_epi8(words, swap)
-    })
+    // No closures here: what takes them lacks the CPU features, and would not be inlined.
+    [
+        _mm_shuffle_epi8(load_bytes(a), swap),
+        _mm_shuffle_epi8(load_bytes(b), swap),
+        _mm_shuffle_epi8(load_bytes(c), swap),
+        _mm_shuffle_epi8(load_bytes(d), swap),
+    ]
 }
 
 /// The words that replace those of a group: W[t] = σ1(W[t-2]) + W[t-7] + σ0(W[t-15]) + W[t-16].
 #[inline]
 #[target_feature(enable = "sha,sse2,ssse3,sse4.1")]
 fn next_words(words: &[__m128i; 4], group: usize) -> __m128i {
-    let [oldest, older, newer, newest] = [0, 1, 2, 3].map(|i| words[(group + i) % 4]);
+    let (oldest, older) = (words[group % 4], words[(group + 1) % 4]);
+    let (newer, newest) = (words[(group + 2) % 4], words[(group + 3) % 4]);
     let without_last = _mm_add_epi32(_mm_sha256msg1_epu32(oldest, older), _mm_alignr_epi8(newest, newer, 4));
     _mm_sha256msg2_epu32(without_last, newest)
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn load_bytes(bytes: &[u8; 16]) -> __m128i {
+    // SAFETY: sixteen bytes are read, at any alignment.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
 #[inline]
