@@ -9,11 +9,13 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat,
+};
 use rustix::io::Errno;
 
 use crate::dir;
@@ -304,4 +306,62 @@ fn empty_dir(opened: BorrowedFd<'_>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a new payload file anywhere below a directory, read-only from its birth; this handle can write. Of
+/// the `x` bits in `executable` it gets those of whoever may read it. No link on the way is followed.
+pub(crate) fn create_beneath(top: BorrowedFd<'_>, path: &Path, executable: u32) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(SEALED_MODE | (executable & 0o111));
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(rustix::fs::openat2(top, path, flags, mode, resolve)?.into())
+}
+
+/// What a file of [`create_beneath`] is born with, as far as the umask lets it.
+const SEALED_MODE: u32 = 0o444;
+
+/// Gives a file of [`create_beneath`] what the umask must not take away; says what it is like then.
+pub(crate) fn seal_created(file: BorrowedFd<'_>, executable: u32) -> io::Result<Stat> {
+    let stat = rustix::fs::fstat(file)?;
+    let readable = (stat.st_mode & SEALED_MODE) | 0o440;
+    let sealed = readable | (executable & (readable >> 2));
+    if stat.st_mode & PERMISSION_BITS == sealed {
+        return Ok(stat);
+    }
+    set_mode(file, sealed)?;
+    Ok(rustix::fs::fstat(file)?)
+}
+
+/// Gives a file that is not ours the mode back that it had.
+pub(crate) fn give_mode_back(file: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    set_mode(file, mode & PERMISSION_BITS)
+}
+
+/// Sets blocks aside for a file that is about to be written; a file system that cannot is fine. The file's
+/// length stays what it is.
+pub(crate) fn preallocate(file: &File, length_bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, length_bytes) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Makes `to_dir/to` another name of an open file, however that was found.
+pub(crate) fn hard_link_open(file: &File, to_dir: BorrowedFd<'_>, to: &str) -> io::Result<()> {
+    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::linkat(rustix::fs::CWD, from, to_dir, to, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+/// Removes a file or link anywhere below a directory; no link on the way is followed.
+pub(crate) fn remove_beneath(top: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => remove_file(dir::open_payload_dir(top, parent)?.as_fd(), name),
+        None => remove_file(top, name),
+    }
+}
+
+/// Removes a directory at a path if it is empty; says whether it could.
+pub(crate) fn remove_dir_if_empty(path: &Path) -> bool {
+    std::fs::remove_dir(path).is_ok()
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::exit;
 use crate::history::PointerName;
 use crate::holder::Holder;
+use crate::human::human_size;
 use crate::names::{AgentName, NameError, RefName, VersionName};
 use crate::payload::PayloadProblem;
 use crate::progress::Stopped;
@@ -156,6 +157,24 @@ pub enum StoreError {
         problems: Vec<PayloadProblem>,
     },
 
+    /// The version would not fit on the disk; nothing was written.
+    #[error(
+        "no room for {agent}/{version} in {}: {} are needed, {} are free; `model-store gc --dry-run` shows \
+         what could go", .root.display(), human_size(*.needed_bytes), human_size(*.free_bytes)
+    )]
+    NoRoom {
+        /// The agent.
+        agent: AgentName,
+        /// The version.
+        version: VersionName,
+        /// The store.
+        root: PathBuf,
+        /// What the version would take, a small margin included.
+        needed_bytes: u64,
+        /// What a writer that is not root may still fill.
+        free_bytes: u64,
+    },
+
     /// What is on disk is not what a store contains, or not what was published.
     #[error("{}: {what}", .path.display())]
     Corrupt {
@@ -223,6 +242,7 @@ impl StoreError {
             | Self::RefNotFound { .. }
             | Self::NoWayBack { .. }
             | Self::NothingCurrent { .. } => exit::NOT_FOUND,
+            Self::NoRoom { .. } => exit::ENVIRONMENT,
             Self::Corrupt { .. } => exit::CORRUPT,
             Self::Busy { .. } => exit::BUSY,
             Self::VersionExists { .. }

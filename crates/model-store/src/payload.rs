@@ -48,6 +48,7 @@ impl fmt::Display for PayloadProblem {
 /// What tells whether a file is still the one that was hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
+    device: u64,
     inode: u64,
     size: i64,
     modified: (i64, u64),
@@ -57,6 +58,7 @@ pub(crate) struct Stamp {
 impl Stamp {
     pub(crate) fn of(stat: &Stat) -> Self {
         Self {
+            device: stat.st_dev,
             inode: stat.st_ino,
             size: stat.st_size,
             modified: (stat.st_mtime, stat.st_mtime_nsec),
@@ -65,7 +67,7 @@ impl Stamp {
     }
 
     pub(crate) fn is_same_file(self, other: Self) -> bool {
-        self.inode == other.inode
+        (self.device, self.inode) == (other.device, other.inode)
     }
 
     pub(crate) fn of_file(file: impl AsFd) -> io::Result<Self> {
@@ -81,6 +83,7 @@ pub(crate) struct PayloadFile {
     pub(crate) names: u64,
     pub(crate) mode: u32,
     pub(crate) group: u32,
+    pub(crate) stamp: Stamp,
 }
 
 /// Everything in a version's directory.
@@ -174,8 +177,9 @@ impl Payload {
             self.refuse(path.into(), "has its setuid or setgid bit set");
         } else {
             let size_bytes = u64::try_from(stat.st_size).unwrap_or_default();
-            let (mode, group) = (stat.st_mode, stat.st_gid);
-            self.files.push(PayloadFile { path, size_bytes, names: stat.st_nlink, mode, group });
+            let (mode, group, stamp) = (stat.st_mode, stat.st_gid, Stamp::of(&stat));
+            let names = stat.st_nlink;
+            self.files.push(PayloadFile { path, size_bytes, names, mode, group, stamp });
         }
         Ok(())
     }

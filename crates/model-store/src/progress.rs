@@ -72,6 +72,15 @@ impl Progress {
         Self(None)
     }
 
+    /// For work whose bytes are counted elsewhere: it can be stopped, and nobody is told of it.
+    pub(crate) fn uncounted(&self) -> Self {
+        let counted = self.clone();
+        Self::new(move |_| match counted.advance(0) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        })
+    }
+
     /// Reports `bytes`; an error of [`Stopped`] when the observer wants an end.
     pub(crate) fn advance(&self, bytes: u64) -> io::Result<()> {
         match self.0.as_ref().map(|observe| observe(bytes)) {

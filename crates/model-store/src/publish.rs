@@ -75,6 +75,9 @@ pub struct Published {
     pub files: usize,
     /// The bytes of its payload.
     pub bytes: u64,
+    /// Files that were to be moved and had to stay where they were: changed meanwhile, or not removable.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_outside: Vec<PathBuf>,
 }
 
 impl Staging {
@@ -114,6 +117,7 @@ impl Staging {
         };
         self.announce(&record)?;
         self.name = None;
+        let left_outside = self.take_away(&manifest);
         Ok(Published {
             path: self.agent.version_path(&version, Place::Versions),
             agent,
@@ -123,6 +127,7 @@ impl Staging {
             activated: activation == Activation::Activate,
             files: manifest.files.len(),
             bytes: manifest.size_bytes(),
+            left_outside,
         })
     }
 
@@ -153,12 +158,13 @@ impl Staging {
     }
 
     fn hashed_one(&self, found: &PayloadFile, known: Option<&Known>) -> Result<FileEntry, StoreError> {
+        // Nothing is opened that is as it was when it was hashed.
+        if let Some(known) = known.filter(|known| known.stamp == found.stamp) {
+            return Ok(known.entry.clone());
+        }
         let failed = |e| self.failed("read", &found.path, e);
         let file = dir::open_payload(self.dir(), found.path.as_path()).map_err(failed)?;
         let stamp = Stamp::of_file(&file).map_err(failed)?;
-        if let Some(known) = known.filter(|known| known.stamp == stamp) {
-            return Ok(known.entry.clone());
-        }
         let shared = known.is_some_and(|known| known.shared && known.stamp.is_same_file(stamp));
         if found.names > 1 && !shared {
             // Another name of this file is outside our hands, and so are its bytes: take a copy of our own.

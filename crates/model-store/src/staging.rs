@@ -16,6 +16,7 @@ use crate::layout::{AgentDir, LOCK_FILE, Place, VERSIONS_DIR, c_name, open_root}
 use crate::lock::{AgentLock, flock_soon};
 use crate::manifest::FileEntry;
 use crate::names::{AgentName, PayloadPath, VersionName};
+use crate::outside::Taken;
 use crate::payload::Stamp;
 use crate::progress::Progress;
 use crate::store::ModelStore;
@@ -39,6 +40,8 @@ pub struct Staging {
     /// Whether the agent came into being for this staging.
     made_agent: bool,
     known: Mutex<HashMap<PayloadPath, Known>>,
+    /// Files outside that this version is another name of, or will be the only one.
+    pub(crate) taken: Mutex<Vec<Taken>>,
 }
 
 /// A file whose digest is known because its bytes came through this staging.
@@ -130,6 +133,7 @@ impl Staging {
             name: Some(staging_name),
             made_agent: false,
             known: Mutex::default(),
+            taken: Mutex::default(),
         })
     }
 
@@ -225,6 +229,7 @@ impl Staging {
         let Some(name) = self.name.take() else {
             return Ok(());
         };
+        self.give_back();
         // What is not ours is left alone.
         if self.is_named(&name)? {
             durable::remove_tree(self.versions.as_fd(), &c_name(&name))?;

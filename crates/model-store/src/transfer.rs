@@ -1,20 +1,24 @@
 //! Bringing files into a staging: from outside by copy, from a published version by sharing.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::fs::{File, Metadata};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::digest::{Digest, hash_reader, read_chunks};
+use serde::Serialize;
+
+use crate::copying::Copying;
+use crate::digest::{CHUNK_BYTES, Digest, hash_reader};
 use crate::dir;
 use crate::durable;
 use crate::error::{IMPORT, StoreError};
 use crate::manifest::FileEntry;
 use crate::names::PayloadPath;
-use crate::payload::{Payload, Stamp};
+use crate::payload::Stamp;
 use crate::read::Current;
 use crate::sha256::Hasher;
 use crate::staging::Staging;
+use crate::streams::Stream;
 
 /// What an import does with symbolic links of the folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +31,51 @@ pub enum Links {
     Follow,
 }
 
+/// How the bytes of a folder come into the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transfer {
+    /// Shares what any version of the store has already, and copies the rest, by reflink where the file
+    /// system can.
+    #[default]
+    Auto,
+    /// Writes every byte: the version shares its blocks with nothing.
+    Copy,
+    /// Hard-links the files outside, which become read-only. Whoever may make them writable again can change
+    /// the version under its readers' hands: the caller says that nobody will.
+    Link,
+    /// Shares the blocks of the files outside, or refuses.
+    Reflink,
+    /// Takes the files over. They disappear from the folder once the version is published for good; until
+    /// then, and whatever fails, nothing is lost. Across file systems it copies first. A file that has another
+    /// name is copied too, because it could be written to there.
+    Move,
+}
+
+/// What an import wants to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// What is done with symbolic links.
+    pub links: Links,
+    /// How the bytes come in.
+    pub transfer: Transfer,
+}
+
+/// What an import brought in. Each file is counted once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Imported {
+    /// The files, sorted by path.
+    pub entries: Vec<FileEntry>,
+    /// Bytes that a version of the store had already, and that the new one shares.
+    pub shared_bytes: u64,
+    /// Bytes that were written.
+    pub copied_bytes: u64,
+    /// Bytes of files that are hard links of those outside, or were that before they were moved.
+    pub linked_bytes: u64,
+    /// Bytes whose blocks are shared with the files outside.
+    pub reflinked_bytes: u64,
+}
+
 impl Staging {
     /// Copies a file from outside the store, hashing it on the way. It is never hard-linked: somebody may
     /// still write there. A symbolic link is followed.
@@ -34,40 +83,6 @@ impl Staging {
         let failed = |e| StoreError::io(IMPORT, source, e);
         let file = dir::open_anywhere(source).and_then(regular).map_err(failed)?;
         self.copy(file, source, path)
-    }
-
-    /// Imports every file of a folder. A `manifest.json` at its top is left out where it is one of a store,
-    /// because the new version gets its own, and refused where it is anything else.
-    pub fn import_tree(&self, source: &Path, links: Links) -> Result<Vec<FileEntry>, StoreError> {
-        let failed = |e| StoreError::io(IMPORT, source, e);
-        let folder = dir::open_path(source).map_err(failed)?;
-        let mut payload = Payload::scan(folder.as_fd(), links).map_err(failed)?;
-        if payload.has_manifest && crate::read::read_manifest(folder.as_fd(), source).is_err() {
-            payload.refuse_manifest();
-        }
-        if !payload.problems.is_empty() {
-            return Err(StoreError::ImportRefused {
-                source_dir: source.to_owned(),
-                problems: payload.problems,
-            });
-        }
-        let mut entries = Vec::with_capacity(payload.files.len());
-        for found in payload.files {
-            let shown = source.join(found.path.as_path());
-            let opened = match links {
-                Links::Keep => dir::open_payload(folder.as_fd(), found.path.as_path()),
-                Links::Follow => dir::open_following(folder.as_fd(), found.path.as_path()),
-            };
-            // It may have become something else since it was looked at.
-            let file = opened.and_then(regular).map_err(|e| StoreError::io(IMPORT, &shown, e))?;
-            entries.push(self.copy(file, &shown, &found.path)?);
-        }
-        for link in payload.links {
-            let parent = self.parent_of(&link.path)?;
-            durable::make_link(&link.target, parent.as_fd(), link.path.file_name())
-                .map_err(|e| self.failed("make the link", &link.path, e))?;
-        }
-        Ok(entries)
     }
 
     /// Takes a file over from a published version of this store: by reflink, else by hard link, else by copy.
@@ -140,47 +155,51 @@ impl Staging {
     /// Copies an open file, by reflink where the file system can.
     pub(crate) fn copy(
         &self,
-        mut source: File,
+        source: File,
         shown: &Path,
         path: &PayloadPath,
     ) -> Result<FileEntry, StoreError> {
-        let (parent, file) = self.create(path)?;
-        let copied = copy_hashing(&mut source, &file, self).and_then(|(sha256, size)| {
-            durable::seal_like(file.as_fd(), source.as_fd())?;
-            Ok((FileEntry { path: path.clone(), size, sha256 }, Stamp::of_file(&file)?))
-        });
-        match copied {
-            Ok((entry, stamp)) => {
-                self.remember(entry.clone(), stamp, false);
-                Ok(entry)
-            }
-            Err(e) => {
-                let _ = durable::remove_file(parent.as_fd(), path.file_name());
-                Err(StoreError::io("copy", shown, e))
-            }
+        self.parent_of(path)?;
+        let failed = |e| StoreError::io("copy", shown, e);
+        let progress = self.store.progress();
+        if let Some(mut clone) = self.reflinked(&source, path).map_err(failed)? {
+            // The clone is hashed, not the source: that may be written to while it is read.
+            let read = hash_reader(&mut clone, progress);
+            return self.note_hashed(path, &clone, read, false);
         }
+        self.ensure_room(source.metadata().iter().map(Metadata::len))?;
+        let copy = || {
+            let mut copying = Copying::begin(self, source, path, true)?;
+            let mut hasher = Hasher::default();
+            let mut buffer = vec![0; CHUNK_BYTES];
+            let mut size = 0;
+            loop {
+                let chunk = match copying.read(&mut buffer) {
+                    Ok(count) => &buffer[..count],
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(e) => return Err(e),
+                };
+                if chunk.is_empty() {
+                    break;
+                }
+                hasher.update(chunk);
+                copying.take(chunk)?;
+                size += chunk.len() as u64;
+                progress.advance(chunk.len() as u64)?;
+            }
+            let (stamp, _) = copying.finish()?;
+            Ok((FileEntry { path: path.clone(), size, sha256: hasher.finish() }, stamp))
+        };
+        let (entry, stamp) = copy().map_err(failed)?;
+        self.remember(entry.clone(), stamp, false);
+        Ok(entry)
     }
 }
 
 /// A pipe would be waited for, a device read without end: neither is taken for a file.
-fn regular(file: File) -> io::Result<File> {
+pub(crate) fn regular(file: File) -> io::Result<File> {
     if file.metadata()?.is_file() {
         return Ok(file);
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
-}
-
-fn copy_hashing(source: &mut File, mut to: &File, staging: &Staging) -> io::Result<(Digest, u64)> {
-    let progress = staging.store.progress();
-    if durable::reflink(source, to)? {
-        // The clone is hashed, not the source: that may be written to while it is read.
-        let clone = File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(to)))?;
-        return hash_reader(&mut &clone, progress);
-    }
-    let mut hasher = Hasher::default();
-    let size = read_chunks(source, progress, |chunk| {
-        hasher.update(chunk);
-        to.write_all(chunk)
-    })?;
-    Ok((hasher.finish(), size))
 }

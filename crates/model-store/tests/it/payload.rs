@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use model_store::{FinalizeOptions, Links, StoreError, exit};
+use model_store::{FinalizeOptions, ImportOptions, StoreError, exit};
 
 use crate::fixture::{Fixture, paths, payload, scout, version};
 
@@ -131,7 +131,7 @@ fn a_hostile_folder_is_not_imported() {
         put(&folder, b"ok");
         plant(&folder);
         let staging = fixture.store.stage_new(&scout(), &version("v2")).unwrap();
-        let error = staging.import_tree(&folder, Links::Keep).err();
+        let error = staging.import_tree(&folder, ImportOptions::default()).err();
         let error = error.unwrap_or_else(|| panic!("{row}: it was imported"));
         let StoreError::ImportRefused { problems, .. } = &error else { panic!("{row}: {error}") };
         // Beside a folder elsewhere there is no version for a link to lead to.

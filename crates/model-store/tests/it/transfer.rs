@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use model_store::{Digest, FinalizeOptions, Links, StoreError, exit};
+use model_store::{Digest, FinalizeOptions, ImportOptions, Links, StoreError, exit};
 
 use crate::fixture::{Fixture, payload, scout, version};
 
@@ -118,9 +118,10 @@ fn a_folder_is_imported_with_its_links() {
     fs::copy(fixture.current().path().join("manifest.json"), folder.join("snapshot/manifest.json")).unwrap();
 
     let staging = fixture.store.stage_new(&scout(), &version("v2")).unwrap();
-    let refused = staging.import_tree(&folder.join("snapshot"), Links::Keep).unwrap_err();
+    let refused = staging.import_tree(&folder.join("snapshot"), ImportOptions::default()).unwrap_err();
     assert!(refused.to_string().contains("leaves"), "{refused}");
-    let entries = staging.import_tree(&folder.join("snapshot"), Links::Follow).unwrap();
+    let follow = ImportOptions { links: Links::Follow, ..ImportOptions::default() };
+    let entries = staging.import_tree(&folder.join("snapshot"), follow).unwrap().entries;
     assert_eq!(crate::fixture::paths(&entries), ["1_Pooling/config.json", "model.bin", "same.bin"]);
     staging.finalize(FinalizeOptions::default()).unwrap();
     assert_eq!(fs::read(fixture.current().path().join("same.bin")).unwrap(), b"weights");
@@ -128,7 +129,7 @@ fn a_folder_is_imported_with_its_links() {
     let staging = fixture.store.stage_new(&scout(), &version("v3")).unwrap();
     symlink("blobs/abc", folder.join("inside")).unwrap();
     fs::remove_dir_all(folder.join("snapshot")).unwrap();
-    staging.import_tree(&folder, Links::Keep).unwrap();
+    staging.import_tree(&folder, ImportOptions::default()).unwrap();
     staging.finalize(FinalizeOptions::default()).unwrap();
     assert_eq!(fixture.current().manifest().links[0].target, "blobs/abc");
     assert!(fixture.store.verify(&scout(), &version("v3")).unwrap().is_ok());

@@ -1,0 +1,193 @@
+//! Files outside the store that the store takes over: hard-linked because the user asked, or moved.
+//!
+//! A moved file keeps its old name until the version is published for good. Until then a failure gives it its
+//! mode back, and from then on only a name is removed that still is of what was taken.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use crate::digest::Digest;
+use crate::dir;
+use crate::durable;
+use crate::error::StoreError;
+use crate::import::{Tree, sort_out};
+use crate::manifest::{FileEntry, Manifest};
+use crate::names::PayloadPath;
+use crate::payload::{PayloadFile, Stamp};
+use crate::staging::Staging;
+use crate::streams::{self, Begun, Work};
+use crate::transfer::Imported;
+
+/// A file outside that was taken over.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    tree: Arc<Tree>,
+    path: PayloadPath,
+    how: How,
+    /// Whether its name outside goes away with the publish.
+    moved: bool,
+}
+
+#[derive(Debug)]
+enum How {
+    /// Copied, when it was like this.
+    Copied(Stamp),
+    /// Linked: it is this inode, and had this mode.
+    Linked { stamp: Stamp, mode: u32 },
+}
+
+impl Taken {
+    pub(crate) fn copied(tree: &Arc<Tree>, path: &PayloadPath, stamp: Stamp) -> Self {
+        Self { tree: tree.clone(), path: path.clone(), how: How::Copied(stamp), moved: true }
+    }
+
+    /// Whether the name outside is still of what was taken.
+    fn is_there(&self) -> bool {
+        let stat = self.tree.open(&self.path).and_then(|file| {
+            Stamp::of_file(file).map_err(|e| StoreError::io("look at", &self.tree.path_of(&self.path), e))
+        });
+        stat.is_ok_and(|now| match self.how {
+            How::Copied(stamp) => stamp == now,
+            How::Linked { stamp, .. } => stamp.is_same_file(now),
+        })
+    }
+
+    fn remove(&self) -> bool {
+        self.is_there() && durable::remove_beneath(self.tree.handle(), self.path.as_path()).is_ok()
+    }
+
+    fn give_back(&self) {
+        if let How::Linked { stamp, mode } = self.how
+            && let Ok(file) = self.tree.open(&self.path)
+            && Stamp::of_file(&file).is_ok_and(|now| stamp.is_same_file(now))
+        {
+            let _ = durable::give_mode_back(file.as_fd(), mode);
+        }
+    }
+}
+
+impl Staging {
+    pub(crate) fn took(&self, taken: Taken) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(taken);
+    }
+
+    fn all_taken(&self) -> Vec<Taken> {
+        std::mem::take(&mut *self.taken.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The publish failed: what was taken gets its mode back.
+    pub(crate) fn give_back(&self) {
+        for taken in self.all_taken() {
+            taken.give_back();
+        }
+    }
+
+    /// The version is published for good: what was moved loses its name outside. Gives what had to stay.
+    pub(crate) fn take_away(&self, manifest: &Manifest) -> Vec<PathBuf> {
+        let mut left = Vec::new();
+        let mut trees: Vec<Arc<Tree>> = Vec::new();
+        for taken in self.all_taken().iter().filter(|taken| taken.moved) {
+            if manifest.file(&taken.path).is_none() || !taken.remove() {
+                left.push(taken.tree.path_of(&taken.path));
+            }
+            if !trees.iter().any(|tree| Arc::ptr_eq(tree, &taken.tree)) {
+                trees.push(taken.tree.clone());
+            }
+        }
+        for tree in trees {
+            take_away_rest(&tree, manifest);
+        }
+        left
+    }
+
+    /// Makes every file of a folder a hard link of the staging. Gives what has to be copied to be moved.
+    pub(crate) fn link_all<'t>(
+        &self,
+        tree: &'t Arc<Tree>,
+        files: Vec<&'t PayloadFile>,
+        moves: bool,
+        imported: &mut Imported,
+    ) -> Result<Vec<&'t PayloadFile>, StoreError> {
+        let done = streams::run(&Linking { staging: self, tree, moves }, &files, self.store.progress())?;
+        Ok(sort_out(files, done, &mut imported.entries, &mut imported.linked_bytes))
+    }
+}
+
+/// Links and directories of a moved folder; a directory that something is left in stays.
+fn take_away_rest(tree: &Tree, manifest: &Manifest) {
+    for link in manifest.links.iter().filter(|link| tree.payload.links.contains(link)) {
+        let now = rustix::fs::readlinkat(tree.handle(), link.path.as_path(), Vec::new());
+        if now.is_ok_and(|target| target.to_bytes() == link.target.as_bytes()) {
+            let _ = durable::remove_beneath(tree.handle(), link.path.as_path());
+        }
+    }
+    let dirs: BTreeSet<_> = tree.payload.dirs.iter().map(|dir| tree.path_of(dir)).collect();
+    for dir in dirs.iter().rev() {
+        durable::remove_dir_if_empty(dir);
+    }
+    durable::remove_dir_if_empty(tree.path());
+}
+
+struct Linking<'a> {
+    staging: &'a Staging,
+    tree: &'a Arc<Tree>,
+    moves: bool,
+}
+
+impl Linking<'_> {
+    /// Links and seals one file; an error leaves nothing behind.
+    fn link(&self, file: &PayloadFile, source: &File) -> io::Result<()> {
+        let stat = rustix::fs::fstat(source)?;
+        if self.moves && stat.st_nlink > 1 {
+            return Err(io::Error::other("it has another name, under which it could be written to"));
+        }
+        let parent = dir_of(self.staging, &file.path)?;
+        durable::hard_link_open(source, parent.as_fd(), file.path.file_name())?;
+        let how = How::Linked { stamp: Stamp::of(&stat), mode: stat.st_mode };
+        let taken = Taken { tree: self.tree.clone(), path: file.path.clone(), how, moved: self.moves };
+        if let Err(e) = durable::seal_like(source.as_fd(), source.as_fd()) {
+            taken.give_back();
+            let _ = durable::remove_file(parent.as_fd(), file.path.file_name());
+            return Err(e);
+        }
+        self.staging.took(taken);
+        Ok(())
+    }
+}
+
+/// The directory of the staging that a payload file is to lie in; it is there.
+pub(crate) fn dir_of(staging: &Staging, path: &PayloadPath) -> io::Result<OwnedFd> {
+    match path.as_path().parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => dir::open_payload_dir(staging.dir(), parent),
+        None => staging.dir().try_clone_to_owned(),
+    }
+}
+
+impl<'a> Work for Linking<'a> {
+    type Item = &'a PayloadFile;
+    type Stream = File;
+    type Done = Option<FileEntry>;
+
+    fn begin(&self, file: &&'a PayloadFile) -> Result<Begun<File, Option<FileEntry>>, StoreError> {
+        let source = self.tree.open(&file.path)?;
+        match self.link(file, &source) {
+            Ok(()) => Ok(Begun::Stream(source)),
+            // A move falls back to a copy.
+            Err(_) if self.moves => Ok(Begun::Done(None)),
+            Err(e) => Err(StoreError::io("hard-link", &self.tree.path_of(&file.path), e)),
+        }
+    }
+
+    fn end(
+        &self,
+        file: &&'a PayloadFile,
+        source: File,
+        read: io::Result<(Digest, u64)>,
+    ) -> Result<Option<FileEntry>, StoreError> {
+        self.staging.note_hashed(&file.path, &source, read, true).map(Some)
+    }
+}

@@ -1,0 +1,341 @@
+//! Files that the store has already: the new version shares them, and only what is new is written.
+//!
+//! A manifest says which file of which version has the bytes. It is believed only as far as where to look:
+//! what is put into the staging is read there, so rot does not spread.
+
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use jiff::Timestamp;
+
+use crate::digest::{Digest, hash_reader};
+use crate::dir;
+use crate::durable;
+use crate::error::{IMPORT, StoreError};
+use crate::import::{Tree, sort_out};
+use crate::layout::{AgentDir, Place, Pointer};
+use crate::list::AgentEntry;
+use crate::manifest::{FileEntry, Generation};
+use crate::names::{AgentName, PayloadPath, VersionName};
+use crate::outside::dir_of;
+use crate::payload::PayloadFile;
+use crate::progress::Stopped;
+use crate::read::read_manifest;
+use crate::staging::Staging;
+use crate::streams::{self, Begun, Stream, Work};
+use crate::transfer::{Imported, regular};
+
+/// Where `<version>.json` of a version says that nothing may be taken from it.
+const QUARANTINE_DIR: &str = ".quarantine";
+/// How many files with the same bytes are remembered: one may be gone, unreadable, or have too many names.
+const PLACES: usize = 4;
+/// From so many bytes on a look at three places comes before reading the whole file.
+const PROBE_FROM_BYTES: u64 = 1024 * 1024;
+const PROBE_BYTES: usize = 4096;
+/// With more different files of one size than this, reading the file is quicker than looking at all of them.
+const PROBES: usize = 16;
+
+/// A published file.
+#[derive(Clone, Debug)]
+struct Published {
+    agent: AgentName,
+    version: VersionName,
+    path: PayloadPath,
+}
+
+/// How likely a version is to have what another one has, in the order of the fields.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Likely {
+    is_own_agent: bool,
+    created_at: Option<Timestamp>,
+}
+
+/// Published files of one size, by digest.
+type SameSize = HashMap<Digest, Vec<Published>>;
+
+/// Brings in what some version of the store has already; gives the rest.
+pub(crate) fn share_known<'t>(
+    staging: &Staging,
+    tree: &'t Tree,
+    files: Vec<&'t PayloadFile>,
+    imported: &mut Imported,
+) -> Result<Vec<&'t PayloadFile>, StoreError> {
+    let sizes: HashSet<u64> = files.iter().map(|file| file.size_bytes).filter(|size| *size > 0).collect();
+    let known = known_files(staging, &sizes);
+    let (candidates, mut rest): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|file| known.contains_key(&file.size_bytes));
+    if candidates.is_empty() {
+        return Ok(rest);
+    }
+    let progress = staging.store.progress();
+    // These bytes are counted when they are brought in.
+    let uncounted = progress.uncounted();
+    let digests = streams::run(&Comparing { staging, tree, known: &known }, &candidates, &uncounted)?;
+    let mut found = Vec::new();
+    for (file, digest) in candidates.into_iter().zip(digests) {
+        match digest.and_then(|digest| Some((digest, known.get(&file.size_bytes)?.get(&digest)?))) {
+            Some((digest, places)) => found.push(Found { file, digest, places }),
+            None => rest.push(file),
+        }
+    }
+    let placing =
+        Placing { staging, tree, cannot_reflink: AtomicBool::new(false), readable: OnceLock::new() };
+    let done = streams::run(&placing, &found, progress)?;
+    let found = found.into_iter().map(|found| found.file).collect();
+    rest.extend(sort_out(found, done, &mut imported.entries, &mut imported.shared_bytes));
+    // In the order in which they came: the biggest first.
+    rest.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.path.cmp(&b.path)));
+    Ok(rest)
+}
+
+/// The published files of the given sizes. What cannot be read gives none: it is no reason not to publish.
+fn known_files(staging: &Staging, sizes: &HashSet<u64>) -> HashMap<u64, SameSize> {
+    let mut known: HashMap<u64, SameSize> = HashMap::new();
+    let store = &staging.store;
+    let mut versions = Vec::new();
+    for entry in store.agents().unwrap_or_default() {
+        let AgentEntry::Agent(name) = entry else { continue };
+        let Ok(Some(agent)) = AgentDir::open(store.root(), &name) else { continue };
+        for Pointer { version, place } in agent.published().unwrap_or_default() {
+            if place != Place::Versions || is_quarantined(&agent, &version) {
+                continue;
+            }
+            let Ok(Some(handle)) = agent.open_version(&version, place) else { continue };
+            let path = agent.version_path(&version, place);
+            let Ok(Some(manifest)) = read_manifest(handle.as_fd(), &path) else { continue };
+            if manifest.generation() != Generation::Current {
+                continue;
+            }
+            let files = manifest.files.into_iter().filter(|file| sizes.contains(&file.size));
+            let published = |file: FileEntry| {
+                let (agent, version, path) = (name.clone(), version.clone(), file.path.clone());
+                (file, Published { agent, version, path })
+            };
+            let files: Vec<_> = files.map(published).collect();
+            if !files.is_empty() {
+                let likely =
+                    Likely { is_own_agent: name == *staging.agent(), created_at: manifest.created_at };
+                versions.push((likely, files));
+            }
+        }
+    }
+    // The agent's own newest version is the likeliest to have the file, and to be in the page cache.
+    versions.sort_by_key(|(likely, _)| Reverse(*likely));
+    for (entry, published) in versions.into_iter().flat_map(|(_, files)| files) {
+        let places = known.entry(entry.size).or_default().entry(entry.sha256).or_default();
+        if places.len() < PLACES {
+            places.push(published);
+        }
+    }
+    known
+}
+
+/// In doubt it is: the bytes are copied then.
+fn is_quarantined(agent: &AgentDir, version: &VersionName) -> bool {
+    dir::exists(agent.handle(), &format!("{QUARANTINE_DIR}/{version}.json")).unwrap_or_else(|e| {
+        // `.quarantine` is not a directory: nothing is in it.
+        e.kind() != io::ErrorKind::NotADirectory
+    })
+}
+
+impl Published {
+    fn open(&self, staging: &Staging) -> Result<File, StoreError> {
+        let missing = || StoreError::VersionNotFound {
+            agent: self.agent.clone(),
+            version: self.version.clone(),
+            near: Vec::new(),
+        };
+        let agent = AgentDir::open(staging.store.root(), &self.agent)?.ok_or_else(missing)?;
+        let version = agent.open_version(&self.version, Place::Versions)?.ok_or_else(missing)?;
+        let path = agent.version_path(&self.version, Place::Versions).join(self.path.as_path());
+        dir::open_payload(version.as_fd(), self.path.as_path())
+            .and_then(regular)
+            .map_err(|e| StoreError::io("read", &path, e))
+    }
+}
+
+/// Reads the files that may be in the store.
+struct Comparing<'a> {
+    staging: &'a Staging,
+    tree: &'a Tree,
+    known: &'a HashMap<u64, SameSize>,
+}
+
+impl Comparing<'_> {
+    /// Whether a published file of this size looks like this one.
+    fn may_be_known(&self, source: &File, size_bytes: u64) -> io::Result<bool> {
+        let Some(same_size) = self.known.get(&size_bytes) else { return Ok(false) };
+        if size_bytes < PROBE_FROM_BYTES || same_size.len() > PROBES {
+            return Ok(true);
+        }
+        let ours = probe(source, size_bytes)?;
+        let looks_alike = |place: &Published| {
+            let theirs = place.open(self.staging).map(|file| probe(&file, size_bytes));
+            theirs.is_ok_and(|theirs| theirs.is_ok_and(|theirs| theirs == ours))
+        };
+        Ok(same_size.values().any(|places| places.iter().any(looks_alike)))
+    }
+}
+
+/// A little of a file's beginning, middle and end.
+fn probe(file: &File, size_bytes: u64) -> io::Result<[[u8; PROBE_BYTES]; 3]> {
+    let last = size_bytes.saturating_sub(PROBE_BYTES as u64);
+    let mut pieces = [[0; PROBE_BYTES]; 3];
+    for (piece, offset) in pieces.iter_mut().zip([0, last / 2, last]) {
+        file.read_exact_at(piece, offset)?;
+    }
+    Ok(pieces)
+}
+
+impl<'a> Work for Comparing<'a> {
+    type Item = &'a PayloadFile;
+    type Stream = File;
+    type Done = Option<Digest>;
+
+    fn begin(&self, file: &&'a PayloadFile) -> Result<Begun<File, Option<Digest>>, StoreError> {
+        let source = self.tree.open(&file.path)?;
+        // One that cannot be read says so when it is copied.
+        if self.may_be_known(&source, file.size_bytes).unwrap_or(false) {
+            return Ok(Begun::Stream(source));
+        }
+        Ok(Begun::Done(None))
+    }
+
+    fn end(
+        &self,
+        file: &&'a PayloadFile,
+        _: File,
+        read: io::Result<(Digest, u64)>,
+    ) -> Result<Option<Digest>, StoreError> {
+        let read = read.map_err(|e| StoreError::io(IMPORT, &self.tree.path_of(&file.path), e))?;
+        Ok(Some(read.0))
+    }
+}
+
+/// A file outside whose bytes some version is said to have.
+struct Found<'t, 'k> {
+    file: &'t PayloadFile,
+    digest: Digest,
+    places: &'k [Published],
+}
+
+/// Puts published files into the staging, and reads them there.
+struct Placing<'t, 'k> {
+    staging: &'k Staging,
+    tree: &'t Tree,
+    /// Found out with the first file: it is true of the whole store.
+    cannot_reflink: AtomicBool,
+    /// The `r` bits that a file of this process gets.
+    readable: OnceLock<u32>,
+}
+
+/// A published file that is in the staging now.
+struct Placed {
+    file: File,
+    /// Which of the places it is from.
+    place: usize,
+    hard_linked: bool,
+}
+
+impl Stream for Placed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(&mut self.file, buffer)
+    }
+}
+
+impl Placing<'_, '_> {
+    /// Takes the file from the first place, from `first` on, that lets it be taken.
+    fn place(&self, found: &Found<'_, '_>, first: usize) -> Result<Option<Placed>, StoreError> {
+        let failed = |e: io::Error| self.staging.failed("share", &found.file.path, e);
+        let source = self.tree.open(&found.file.path)?;
+        let executable = rustix::fs::fstat(&source).map_err(|e| failed(e.into()))?.st_mode & 0o111;
+        for (place, published) in found.places.iter().enumerate().skip(first) {
+            let Ok(published) = published.open(self.staging) else { continue };
+            if let Some(clone) = self.reflinked(&published, &found.file.path, executable).map_err(failed)? {
+                return Ok(Some(Placed { file: clone, place, hard_linked: false }));
+            }
+            if self.hard_linked(&published, &found.file.path, executable).map_err(failed)? {
+                return Ok(Some(Placed { file: published, place, hard_linked: true }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn reflinked(&self, published: &File, path: &PayloadPath, executable: u32) -> io::Result<Option<File>> {
+        if self.cannot_reflink.load(Ordering::Relaxed) && self.readable.get().is_some() {
+            return Ok(None);
+        }
+        let clone = durable::create_beneath(self.staging.dir(), path.as_path(), executable)?;
+        let sealed = durable::seal_created(clone.as_fd(), executable);
+        let shared = sealed.and_then(|stat| {
+            self.readable.get_or_init(|| stat.st_mode & 0o444);
+            durable::reflink(published, &clone)
+        });
+        if matches!(shared, Ok(true)) {
+            return Ok(Some(clone));
+        }
+        self.cannot_reflink.store(true, Ordering::Relaxed);
+        durable::remove_beneath(self.staging.dir(), path.as_path())?;
+        shared.map(|_| None)
+    }
+
+    /// `false` where the file must not get another name, or cannot: too many have it (`EMLINK`), the kernel
+    /// protects what is somebody else's (`EPERM`), its agent is on another file system (`EXDEV`).
+    fn hard_linked(&self, published: &File, path: &PayloadPath, executable: u32) -> io::Result<bool> {
+        let mode = rustix::fs::fstat(published)?.st_mode;
+        let readable = self.readable.get().copied().unwrap_or(0o444);
+        let fits = mode & 0o7222 == 0
+            && mode & readable == readable
+            && mode & 0o111 == executable & ((mode & 0o444) >> 2);
+        if !fits {
+            return Ok(false);
+        }
+        let parent = dir_of(self.staging, path)?;
+        match durable::hard_link_open(published, parent.as_fd(), path.file_name()) {
+            Ok(()) => Ok(true),
+            // It was made by somebody who knows of no store.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(e),
+            Err(_) => Ok(false),
+        }
+    }
+}
+
+impl<'t, 'k> Work for Placing<'t, 'k> {
+    type Item = Found<'t, 'k>;
+    type Stream = Placed;
+    type Done = Option<FileEntry>;
+
+    fn begin(&self, found: &Found<'t, 'k>) -> Result<Begun<Placed, Option<FileEntry>>, StoreError> {
+        Ok(self.place(found, 0)?.map_or(Begun::Done(None), Begun::Stream))
+    }
+
+    fn end(
+        &self,
+        found: &Found<'t, 'k>,
+        mut placed: Placed,
+        mut read: io::Result<(Digest, u64)>,
+    ) -> Result<Option<FileEntry>, StoreError> {
+        let path = &found.file.path;
+        loop {
+            match read {
+                Ok((digest, _)) if digest == found.digest => {
+                    return self.staging.note_hashed(path, &placed.file, read, placed.hard_linked).map(Some);
+                }
+                Err(e) if Stopped::is_in(&e) => return Err(StoreError::Interrupted),
+                // Rotten, or not to be read: the version it is from has to be repaired, this one goes on.
+                Ok(_) | Err(_) => {}
+            }
+            durable::remove_beneath(self.staging.dir(), path.as_path())
+                .map_err(|e| self.staging.failed("remove", path, e))?;
+            let Some(next) = self.place(found, placed.place + 1)? else { return Ok(None) };
+            placed = next;
+            read = hash_reader(&mut placed.file, self.staging.store.progress());
+        }
+    }
+}
