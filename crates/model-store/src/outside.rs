@@ -159,6 +159,15 @@ impl Linking<'_> {
     }
 }
 
+fn explained(e: io::Error) -> io::Error {
+    match e.kind() {
+        io::ErrorKind::CrossesDevices => {
+            io::Error::new(e.kind(), "it is on another file system than the store; copy or move it instead")
+        }
+        _ => e,
+    }
+}
+
 /// The directory of the staging that a payload file is to lie in; it is there.
 pub(crate) fn dir_of(staging: &Staging, path: &PayloadPath) -> io::Result<OwnedFd> {
     match path.as_path().parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -178,7 +187,7 @@ impl<'a> Work for Linking<'a> {
             Ok(()) => Ok(Begun::Stream(source)),
             // A move falls back to a copy.
             Err(_) if self.moves => Ok(Begun::Done(None)),
-            Err(e) => Err(StoreError::io("hard-link", &self.tree.path_of(&file.path), e)),
+            Err(e) => Err(StoreError::io("hard-link", &self.tree.path_of(&file.path), explained(e))),
         }
     }
 

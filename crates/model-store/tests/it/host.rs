@@ -12,11 +12,11 @@ use crate::child::{Task, Work};
 use crate::fixture::{Fixture, full_message, payload, scout, version};
 
 /// A mount that goes away with this value.
-struct Mount(PathBuf);
+pub(crate) struct Mount(PathBuf);
 
 impl Mount {
     /// Runs `mount`; `None`, with the reason said, where this process may not.
-    fn new(arguments: &[&str], at: &Path) -> Option<Self> {
+    pub(crate) fn new(arguments: &[&str], at: &Path) -> Option<Self> {
         run_mount(arguments, at).then(|| Self(at.to_owned()))
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use model_store::{
-    Activation, AgentName, FinalizeOptions, Links, MANIFEST_FILE, Published, VersionName, exit,
+    Activation, AgentName, FinalizeOptions, ImportOptions, Imported, Links, MANIFEST_FILE, Published,
+    Transfer, VersionName, exit,
 };
 use serde_json::{Map, Value};
 
@@ -19,11 +20,13 @@ const EXAMPLES: &str = "\
 Examples:
   model-store publish scout v2 --from ./trained --metadata commit=$(git rev-parse HEAD)
   model-store publish scout v3-rc1 --from ./trained --no-activate
-  model-store publish memory v1 --from ./models--x--y/snapshots/abc --follow-links";
+  model-store publish memory v1 --from ./models--x--y/snapshots/abc --follow-links
+  model-store publish memory v2 --from ./download --move";
 
 /// Publish a folder as a new version, and make it current
 ///
 /// The folder is copied, hashed, made durable and renamed into place: readers see the whole version or none.
+/// Files that any version of the store has already are shared with it and take no room.
 /// Ctrl-C stops it, and nothing is published.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -49,9 +52,41 @@ pub(crate) struct Args {
     /// Otherwise links within the folder stay links, and one that leaves it is refused.
     #[arg(long)]
     follow_links: bool,
+    #[command(flatten)]
+    transfer: TransferArgs,
     /// How long to wait for another writer of the agent
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     wait: u64,
+}
+
+/// How the files come in; without one of these, what the store has already is shared, and the rest is copied.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct TransferArgs {
+    /// Write every byte, sharing nothing with other versions
+    #[arg(long)]
+    copy: bool,
+    /// Hard-link the files, which become read-only; nobody may change them any more
+    #[arg(long)]
+    link: bool,
+    /// Share the blocks of the files, or refuse where the file system cannot
+    #[arg(long)]
+    reflink: bool,
+    /// Take the files over: once the version is published, they are gone from the folder
+    #[arg(long, conflicts_with = "follow_links")]
+    r#move: bool,
+}
+
+impl TransferArgs {
+    fn transfer(&self) -> Transfer {
+        match self {
+            Self { copy: true, .. } => Transfer::Copy,
+            Self { link: true, .. } => Transfer::Link,
+            Self { reflink: true, .. } => Transfer::Reflink,
+            Self { r#move: true, .. } => Transfer::Move,
+            _ => Transfer::Auto,
+        }
+    }
 }
 
 /// A folder that is missing is not found, which has its own exit code; a file is a mistake.
@@ -73,7 +108,8 @@ pub(crate) fn run(global: &Global, args: Args) -> anyhow::Result<u8> {
         global.open()?.with_progress(meter.progress()).with_lock_patience(Duration::from_secs(args.wait));
     let staging = store.stage_new(&args.agent, &args.version)?;
     let links = if args.follow_links { Links::Follow } else { Links::Keep };
-    staging.import_tree(&args.from, links)?;
+    let options = ImportOptions { links, transfer: args.transfer.transfer() };
+    let imported = staging.import_tree(&args.from, options)?;
     let published = staging.finalize(FinalizeOptions {
         metadata,
         activation: if args.no_activate { Activation::Keep } else { Activation::Activate },
@@ -86,10 +122,13 @@ pub(crate) fn run(global: &Global, args: Args) -> anyhow::Result<u8> {
             "the folder's own manifest.json is of a store and was left out; the version has a new one",
         );
     }
+    for path in &published.left_outside {
+        out::warning(&format!("{} stays: it changed meanwhile, or cannot be removed", path.display()));
+    }
     if global.json {
-        out::json(&published)?;
+        out::json(&Output { published: &published, bytes_in: BytesIn::of(&imported) })?;
     } else {
-        print(&published)?;
+        print(&published, &imported)?;
     }
     Ok(exit::OK)
 }
@@ -119,8 +158,55 @@ fn size_of(folder: &Path) -> u64 {
         .sum()
 }
 
-fn print(published: &Published) -> anyhow::Result<()> {
-    let Published { agent, version, checksum, path, previous, activated, files, bytes } = published;
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Output<'a> {
+    #[serde(flatten)]
+    published: &'a Published,
+    #[serde(flatten)]
+    bytes_in: BytesIn,
+}
+
+/// Where the bytes came from.
+#[derive(serde::Serialize)]
+struct BytesIn {
+    shared_bytes: u64,
+    copied_bytes: u64,
+    linked_bytes: u64,
+    reflinked_bytes: u64,
+}
+
+impl BytesIn {
+    fn of(imported: &Imported) -> Self {
+        Self {
+            shared_bytes: imported.shared_bytes,
+            copied_bytes: imported.copied_bytes,
+            linked_bytes: imported.linked_bytes,
+            reflinked_bytes: imported.reflinked_bytes,
+        }
+    }
+}
+
+/// Where the bytes came from, in words; nothing where all were copied.
+fn origin(imported: &Imported) -> Option<String> {
+    let Imported { shared_bytes, copied_bytes, linked_bytes, reflinked_bytes, .. } = imported;
+    if *copied_bytes > 0 && shared_bytes + linked_bytes + reflinked_bytes == 0 {
+        return None;
+    }
+    let parts = [
+        (*shared_bytes, "shared with other versions"),
+        (*reflinked_bytes, "shared with the folder's files"),
+        (*linked_bytes, "taken over without a copy"),
+        (*copied_bytes, "copied"),
+    ];
+    let parts = parts.iter().filter(|(bytes, _)| *bytes > 0);
+    let parts: Vec<_> =
+        parts.map(|(bytes, how)| format!("{} {how}", model_store::human_size(*bytes))).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn print(published: &Published, imported: &Imported) -> anyhow::Result<()> {
+    let Published { agent, version, checksum, path, previous, activated, files, bytes, .. } = published;
     let mut out = out::stdout();
     let (files, bytes) = (human::count(*files, "file"), model_store::human_size(*bytes));
     writeln!(
@@ -128,6 +214,9 @@ fn print(published: &Published) -> anyhow::Result<()> {
         "{} {agent}/{version}   {files}, {bytes}, checksum {checksum}",
         out::styled(out::OK, "published")
     )?;
+    if let Some(origin) = origin(imported) {
+        writeln!(out, "{origin}")?;
+    }
     match (activated, previous) {
         (true, Some(previous)) => writeln!(out, "{agent} → {version}   (was {previous})")?,
         (true, None) => writeln!(out, "{agent} → {version}")?,
