@@ -13,11 +13,15 @@ use crate::fixture::{full_message, payload, scout, version};
 const TASK_VARIABLE: &str = "MODEL_STORE_TEST_CHILD";
 /// How many writes and opens a child makes before the first that matters. Faults are injected by the count of
 /// a thread's calls, and no other thread of the test harness makes as many, so the fault hits the thread that
-/// publishes.
-pub(crate) const WARM_UP_CALLS: usize = 100;
+/// works.
+const WARM_UP_CALLS: usize = 40;
+/// What a child tries to open where the calls of its operation begin, and where they end or pause: a note for
+/// whoever reads the record of its calls.
+pub(crate) const BEGIN_MARK: &str = "/dev/null/begin";
+pub(crate) const END_MARK: &str = "/dev/null/end";
 
 /// What a child is to do, and to which store.
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Task {
     pub(crate) root: std::path::PathBuf,
     pub(crate) version: String,
@@ -130,8 +134,16 @@ fn child() {
     let task: Task = serde_json::from_str(&task).unwrap();
     // One thread: the calls of a publish come in the same order every time.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    let code = match pool.install(|| work(&task)) {
-        Ok(_) => exit::OK,
+    let worked = pool.install(|| {
+        let store = ModelStore::open(&task.root)?;
+        warm_up();
+        mark(BEGIN_MARK);
+        let worked = perform(&store, &task);
+        mark(END_MARK);
+        worked
+    });
+    let code = match worked {
+        Ok(()) => exit::OK,
         Err(error) => {
             eprintln!("error: {}", full_message(&error));
             error.exit_code()
@@ -140,23 +152,20 @@ fn child() {
     std::process::exit(code.into());
 }
 
-fn work(task: &Task) -> Result<Published, StoreError> {
-    let store = ModelStore::open(&task.root)?;
+/// Carries a task out in this very process.
+pub(crate) fn perform(store: &ModelStore, task: &Task) -> Result<(), StoreError> {
     match task.work {
-        Work::Publish => {
-            warm_up();
-            publish(&store, task)
-        }
+        Work::Publish => publish(store, task)?,
         Work::PublishMany => {
             let staging = store.stage_new(&scout(), &version(&task.version))?;
             for i in 0..150 {
                 staging.write(&payload(&format!("{}/{i}", i % 7)), b"small")?;
             }
-            staging.finalize(FinalizeOptions::default())
+            staging.finalize(FinalizeOptions::default())?
         }
         Work::PublishOnSignal => {
             await_stdin();
-            publish(&store, task)
+            publish(store, task)?
         }
         Work::HoldLock => {
             let once = std::sync::Once::new();
@@ -167,17 +176,19 @@ fn work(task: &Task) -> Result<Published, StoreError> {
                 }
                 ControlFlow::Continue(())
             });
-            let staging = store.with_progress(hold).stage_new(&scout(), &version(&task.version))?;
+            let store = store.clone().with_progress(hold);
+            let staging = store.stage_new(&scout(), &version(&task.version))?;
             std::fs::write(staging.path().join("foreign"), b"hashed before the lock is taken").unwrap();
-            staging.finalize(FinalizeOptions::default())
+            staging.finalize(FinalizeOptions::default())?
         }
         Work::HoldStaging => {
             let staging = store.stage_new(&scout(), &version(&task.version))?;
             staging.write(&payload("a"), b"a")?;
             hold();
-            staging.finalize(FinalizeOptions::default())
+            staging.finalize(FinalizeOptions::default())?
         }
-    }
+    };
+    Ok(())
 }
 
 fn hold() {
@@ -197,6 +208,10 @@ fn warm_up() {
     }
 }
 
+fn mark(mark: &str) {
+    std::fs::File::open(mark).unwrap_err();
+}
+
 /// Payload of every kind: written, shared with the version before, put there by somebody else, a link.
 fn publish(store: &ModelStore, task: &Task) -> Result<Published, StoreError> {
     let staging = store.stage_new(&scout(), &version(&task.version))?;
@@ -212,8 +227,10 @@ fn publish(store: &ModelStore, task: &Task) -> Result<Published, StoreError> {
     staging.finalize(FinalizeOptions::default())
 }
 
-/// A compiler child's file. What is injected into this test's own calls is no fault of the store.
+/// A compiler child's file: its calls are not the store's.
 fn foreign_file(staging: &Path) {
-    let _ = std::fs::write(staging.join("model.engine"), b"a plan");
-    let _ = std::os::unix::fs::symlink("config.json", staging.join("link"));
+    mark(END_MARK);
+    std::fs::write(staging.join("model.engine"), b"a plan").unwrap();
+    std::os::unix::fs::symlink("config.json", staging.join("link")).unwrap();
+    mark(BEGIN_MARK);
 }

@@ -27,6 +27,7 @@ mod recovery;
 mod repair;
 mod retention;
 mod room;
+mod torture;
 mod transfer;
 mod verify;
 mod watch;

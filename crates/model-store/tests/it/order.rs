@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use model_store::exit;
 
 use crate::child::{Task, Work};
-use crate::cuts::{can_inject, strace};
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, version};
+use crate::torture::strike::{can_strike, strace};
 
 /// The calls of a publish of `v2` that order what lasts: syncs with the path below the root, and renames with
 /// both names.
@@ -53,7 +53,7 @@ fn commit_point(calls: &[String]) -> usize {
 
 #[test]
 fn everything_lasts_before_what_depends_on_it() {
-    if !can_inject() {
+    if !can_strike() {
         return;
     }
     for (row, fixture) in [("a new agent", Fixture::new()), ("a second version", Fixture::with_v1())] {
@@ -80,11 +80,25 @@ fn everything_lasts_before_what_depends_on_it() {
 
 #[test]
 fn many_small_files_last_by_one_call() {
-    if !can_inject() {
+    if !can_strike() {
         return;
     }
     let calls = order_of(Work::PublishMany, &Fixture::with_v1());
     let (payload, commit) = calls.split_at(commit_point(&calls));
     assert_eq!(payload, ["syncfs scout/versions/v2.tmp", "fsync scout"]);
     check_commit("many files", commit);
+}
+
+#[test]
+fn a_rename_elsewhere_does_not_fail_a_look_up() {
+    if !can_strike() {
+        return;
+    }
+    let fixture = Fixture::with_v1();
+    let task = Task { root: fixture.root().to_owned(), version: "v2".to_owned(), work: Work::Publish };
+    // What the kernel says when somebody renames anything while it follows a path with `..` in it.
+    let inject = "inject=openat2:error=EAGAIN:when=1+2";
+    let outcome = task.run(&strace(&["-o", "/dev/null", "-e", "trace=openat2", "-e", inject]));
+    assert_eq!(outcome.code(), Some(exit::OK), "{outcome:?}");
+    assert_eq!(fixture.current().version(), &version("v2"));
 }

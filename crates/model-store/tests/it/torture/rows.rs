@@ -1,0 +1,187 @@
+//! The operations: what each finds, what it does, and what has to hold wherever it was broken off.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use model_store::{FinalizeOptions, ModelStore, StoreError};
+
+use super::scratch;
+use super::state::{State, debris};
+use super::strike::{Point, points_of};
+use crate::child::{Task, Work, perform};
+use crate::fixture::{full_message, payload, scout, version};
+
+/// One operation on one store.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// Sets up what the operation finds.
+    pub(crate) scene: fn(&ModelStore),
+    pub(crate) work: Work,
+    /// The version it is about.
+    pub(crate) version: &'static str,
+    /// What readers see change when it succeeds.
+    pub(crate) effect: &'static str,
+    /// Where another row has the points before the first call of that name.
+    pub(crate) from: Option<&'static str>,
+}
+
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "publish, a new agent",
+        scene: |_| {},
+        work: Work::Publish,
+        version: "v2",
+        effect: "current - -> v2, +v2",
+        from: None,
+    },
+    Row {
+        name: "publish, after a crash",
+        scene: after_a_crash,
+        work: Work::Publish,
+        version: "v2",
+        effect: "current v1 -> v2, +v2",
+        from: None,
+    },
+    Row {
+        name: "publish, many files",
+        scene: one_version,
+        work: Work::PublishMany,
+        version: "v2",
+        effect: "current v1 -> v2, +v2",
+        from: Some("syncfs"),
+    },
+];
+
+fn publish(store: &ModelStore, name: &str, files: &[(&str, &[u8])]) {
+    let staging = store.stage_new(&scout(), &version(name)).unwrap();
+    for (path, bytes) in files {
+        staging.write(&payload(path), bytes).unwrap();
+    }
+    staging.finalize(FinalizeOptions::default()).unwrap();
+}
+
+fn one_version(store: &ModelStore) {
+    publish(store, "v1", &[("config.json", b"{}"), ("weights/model.bin", b"one")]);
+}
+
+/// What a writer left that died with its intent open and in the middle of the next line.
+fn after_a_crash(store: &ModelStore) {
+    one_version(store);
+    let agent = store.root().join("scout");
+    fs::create_dir_all(agent.join("versions/v0.tmp/deep")).unwrap();
+    fs::write(agent.join("versions/v0.tmp/deep/file"), b"x").unwrap();
+    symlink("versions/v0", agent.join(".current-4711")).unwrap();
+    let history = agent.join("history.jsonl");
+    let mut text = fs::read_to_string(&history).unwrap();
+    text.push_str(&text.clone().replace(r#""from":null,"to":"v1""#, r#""from":"v1","to":"v0""#));
+    text.push_str("{\"torn");
+    fs::write(&history, text).unwrap();
+}
+
+/// What may be seen after an operation ended in some way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expect {
+    Before,
+    After,
+    Either,
+}
+
+/// A row with what was learned by letting it succeed once.
+pub(crate) struct Known {
+    pub(crate) row: &'static Row,
+    pub(crate) before: State,
+    pub(crate) after: State,
+    pub(crate) points: Vec<Point>,
+    debris_before: Vec<String>,
+}
+
+impl Row {
+    pub(crate) fn task(&self, root: &Path) -> Task {
+        Task { root: root.to_owned(), version: self.version.to_owned(), work: self.work }
+    }
+
+    /// Makes a store in a directory and sets the scene.
+    pub(crate) fn set(&self, dir: &Path) -> ModelStore {
+        let store = ModelStore::create(dir.join("store")).unwrap();
+        (self.scene)(&store);
+        store
+    }
+
+    /// Lets it succeed once.
+    pub(crate) fn learn(&'static self) -> Known {
+        let dir = scratch();
+        let store = self.set(dir.path());
+        let before = State::read(&store).unwrap();
+        let debris_before = debris(store.root());
+        let mut points = points_of(&self.task(store.root()), &dir.path().join("strace.log"));
+        if let Some(from) = self.from {
+            let first = points.iter().position(|point| point.call == from).expect("it makes that call");
+            points.drain(..first);
+        }
+        let after = State::read(&store).unwrap();
+        assert_eq!(before.change_to(&after), self.effect, "{}", self.name);
+        Known { row: self, before, after, points, debris_before }
+    }
+
+    /// Does it once more after it was broken off.
+    fn again(&self, store: &ModelStore) -> Result<(), StoreError> {
+        perform(store, &self.task(store.root()))
+    }
+}
+
+impl Known {
+    /// What has to hold after the operation ended, or was broken off: readers see what is expected, the next
+    /// mutation leaves nothing behind, and the operation succeeds.
+    pub(crate) fn check(&self, store: &ModelStore, expect: Expect) -> Result<(), String> {
+        self.check_readers(store, expect)?;
+        let failed = |doing: &str, e: &StoreError| format!("{doing}: {}", full_message(e));
+        mend(store).map_err(|e| failed("the next mutation", &e))?;
+        self.check_tidy(store).map_err(|e| format!("after the next mutation: {e}"))?;
+        if State::read(store)? != self.after {
+            match self.row.again(store) {
+                // Killed between the version and the pointer: the version stays, whoever wants it activates it.
+                Err(StoreError::VersionExists { .. }) => return Ok(()),
+                other => other.map_err(|e| failed("once more", &e))?,
+            }
+        }
+        let end = self.check_tidy(store).map_err(|e| format!("after doing it once more: {e}"))?;
+        if end == self.after {
+            return Ok(());
+        }
+        Err(format!("doing it once more led to: {}", self.after.change_to(&end)))
+    }
+
+    fn check_readers(&self, store: &ModelStore, expect: Expect) -> Result<(), String> {
+        let now = State::read(store).map_err(|e| format!("a reader: {e}"))?;
+        let (wanted, name) = match expect {
+            Expect::Before => (&self.before, "before"),
+            Expect::After => (&self.after, "after"),
+            Expect::Either => return now.check_between(&self.before, &self.after),
+        };
+        if now == *wanted {
+            return Ok(());
+        }
+        Err(format!("not as {name} it: {}", wanted.change_to(&now)))
+    }
+
+    fn check_tidy(&self, store: &ModelStore) -> Result<State, String> {
+        let state = State::read(store).map_err(|e| format!("a reader: {e}"))?;
+        state.check_between(&self.before, &self.after)?;
+        state.check_history(store.root())?;
+        let left = debris(store.root());
+        if left.is_empty() { Ok(state) } else { Err(format!("{left:?} left")) }
+    }
+
+    /// What an operation left that said that it failed, besides what it found.
+    pub(crate) fn check_no_new_debris(&self, store: &ModelStore) -> Result<(), String> {
+        let left: Vec<_> =
+            debris(store.root()).into_iter().filter(|path| !self.debris_before.contains(path)).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?} left by a failure")) }
+    }
+}
+
+/// The next mutation: it clears what is left.
+fn mend(store: &ModelStore) -> Result<(), StoreError> {
+    store.stage_new(&scout(), &version("mend"))?.discard()
+}
