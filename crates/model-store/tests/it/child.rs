@@ -5,8 +5,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use model_store::{FinalizeOptions, ModelStore, Progress, Published, StoreError, exit};
+use model_store::{
+    Activation, FinalizeOptions, ModelStore, MoveOptions, Policy, Progress, Published, StoreError, exit,
+};
 
 use crate::fixture::{full_message, payload, scout, version};
 
@@ -34,6 +37,17 @@ pub(crate) enum Work {
     Publish,
     /// Publish many small files.
     PublishMany,
+    /// Publish and leave `current` where it is.
+    PublishOnly,
+    Activate,
+    /// Roll back to what was current before.
+    Rollback,
+    /// Point the ref `champion` at the version.
+    Tag,
+    /// Take the ref `champion` away.
+    Untag,
+    /// Retire what a policy that keeps one version does not keep.
+    Collect,
     /// As `Publish`, beginning when a line comes on stdin.
     PublishOnSignal,
     /// Say `holding` in the middle of a publish, while the agent's lock is held, and go on when stdin ends.
@@ -144,28 +158,69 @@ fn child() {
     });
     let code = match worked {
         Ok(()) => exit::OK,
-        Err(error) => {
-            eprintln!("error: {}", full_message(&error));
-            error.exit_code()
+        Err(Failure { message, code }) => {
+            eprintln!("error: {message}");
+            code
         }
     };
     std::process::exit(code.into());
 }
 
+/// What a command would say, and end with.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) message: String,
+    pub(crate) code: u8,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self { message: full_message(&error), code: error.exit_code() }
+    }
+}
+
 /// Carries a task out in this very process.
-pub(crate) fn perform(store: &ModelStore, task: &Task) -> Result<(), StoreError> {
+pub(crate) fn perform(store: &ModelStore, task: &Task) -> Result<(), Failure> {
+    let (agent, name, options) = (scout(), version(&task.version), MoveOptions::default());
+    let champion = "champion".parse().unwrap();
     match task.work {
-        Work::Publish => publish(store, task)?,
+        Work::Activate => store.activate(&agent, &name, &options).map(drop)?,
+        Work::Rollback => store.rollback(&agent, None, &options).map(drop)?,
+        Work::Tag => store.tag(&agent, &champion, &name, &options).map(drop)?,
+        Work::Untag => store.untag(&agent, &champion, &options).map(drop)?,
+        Work::Collect => {
+            let policy = Policy { keep: 1, grace: Duration::ZERO, ..Policy::default() };
+            complete(&store.gc(&[agent], &policy, &options)?.problems)?;
+        }
+        _ => publish_somehow(store, task).map(drop)?,
+    }
+    Ok(())
+}
+
+/// What could be done only in part is a failure of the command.
+fn complete(problems: &[String]) -> Result<(), Failure> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Failure { message: problems.join("; "), code: exit::FAILURE })
+}
+
+fn publish_somehow(store: &ModelStore, task: &Task) -> Result<Published, StoreError> {
+    match task.work {
+        Work::Publish => publish(store, task, FinalizeOptions::default()),
+        Work::PublishOnly => {
+            publish(store, task, FinalizeOptions { activation: Activation::Keep, ..Default::default() })
+        }
         Work::PublishMany => {
             let staging = store.stage_new(&scout(), &version(&task.version))?;
             for i in 0..150 {
                 staging.write(&payload(&format!("{}/{i}", i % 7)), b"small")?;
             }
-            staging.finalize(FinalizeOptions::default())?
+            staging.finalize(FinalizeOptions::default())
         }
         Work::PublishOnSignal => {
             await_stdin();
-            publish(store, task)?
+            publish(store, task, FinalizeOptions::default())
         }
         Work::HoldLock => {
             let once = std::sync::Once::new();
@@ -179,16 +234,16 @@ pub(crate) fn perform(store: &ModelStore, task: &Task) -> Result<(), StoreError>
             let store = store.clone().with_progress(hold);
             let staging = store.stage_new(&scout(), &version(&task.version))?;
             std::fs::write(staging.path().join("foreign"), b"hashed before the lock is taken").unwrap();
-            staging.finalize(FinalizeOptions::default())?
+            staging.finalize(FinalizeOptions::default())
         }
         Work::HoldStaging => {
             let staging = store.stage_new(&scout(), &version(&task.version))?;
             staging.write(&payload("a"), b"a")?;
             hold();
-            staging.finalize(FinalizeOptions::default())?
+            staging.finalize(FinalizeOptions::default())
         }
-    };
-    Ok(())
+        _ => unreachable!("{:?} publishes nothing", task.work),
+    }
 }
 
 fn hold() {
@@ -213,7 +268,7 @@ fn mark(mark: &str) {
 }
 
 /// Payload of every kind: written, shared with the version before, put there by somebody else, a link.
-fn publish(store: &ModelStore, task: &Task) -> Result<Published, StoreError> {
+fn publish(store: &ModelStore, task: &Task, options: FinalizeOptions) -> Result<Published, StoreError> {
     let staging = store.stage_new(&scout(), &version(&task.version))?;
     staging.write(&payload("config.json"), task.version.as_bytes())?;
     staging.write(&payload("weights/a/b/model.bin"), &vec![7; 300_000])?;
@@ -224,7 +279,7 @@ fn publish(store: &ModelStore, task: &Task) -> Result<Published, StoreError> {
         staging.share(&before, &shared)?;
     }
     foreign_file(staging.path());
-    staging.finalize(FinalizeOptions::default())
+    staging.finalize(options)
 }
 
 /// A compiler child's file: its calls are not the store's.

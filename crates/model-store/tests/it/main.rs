@@ -9,7 +9,6 @@
 mod busy;
 mod child;
 mod coreutils;
-mod cuts;
 mod diff;
 mod doctor;
 mod fixture;

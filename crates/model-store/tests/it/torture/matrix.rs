@@ -28,7 +28,7 @@ fn try_point(known: &Known, point: &Point, fault: Fault) -> Result<(bool, Option
             (Fault::Kill, _) => Expect::Either,
             (Fault::Error(error), _) => {
                 known.check_no_new_debris(&store)?;
-                judge_refusal(&struck.outcome, error)?
+                judge_refusal(&struck.outcome, error, known.row.stepwise)?
             }
         };
         known.check(&store, expect)
@@ -37,13 +37,14 @@ fn try_point(known: &Known, point: &Point, fault: Fault) -> Result<(bool, Option
 }
 
 /// A failure says which file it failed at and what the system said, and the store is as it was.
-fn judge_refusal(outcome: &Outcome, error: &str) -> Result<Expect, String> {
+fn judge_refusal(outcome: &Outcome, error: &str, stepwise: bool) -> Result<Expect, String> {
     let message = outcome.stderr.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
     // The pointer had moved by then, and readers may have seen it.
-    let (expect, code) = if message.contains("could not be confirmed") {
-        (Expect::After, exit::FAILURE)
-    } else {
-        (Expect::Before, ERRORS.iter().find(|(name, _)| *name == error).expect("one of ours").1)
+    let code = ERRORS.iter().find(|(name, _)| *name == error).expect("one of ours").1;
+    let (expect, code) = match outcome.code() {
+        _ if message.contains("could not be confirmed") => (Expect::After, exit::FAILURE),
+        Some(exit::FAILURE) if stepwise => (Expect::Either, exit::FAILURE),
+        _ => (Expect::Before, code),
     };
     if outcome.code() != Some(code) {
         return Err(format!("the exit code is not {code}: {outcome:?}"));

@@ -4,13 +4,13 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use model_store::{FinalizeOptions, ModelStore, StoreError};
+use model_store::{FinalizeOptions, ModelStore, MoveOptions};
 
 use super::scratch;
 use super::state::{State, debris};
 use super::strike::{Point, points_of};
-use crate::child::{Task, Work, perform};
-use crate::fixture::{full_message, payload, scout, version};
+use crate::child::{Failure, Task, Work, perform};
+use crate::fixture::{payload, scout, version};
 
 /// One operation on one store.
 pub(crate) struct Row {
@@ -24,32 +24,57 @@ pub(crate) struct Row {
     pub(crate) effect: &'static str,
     /// Where another row has the points before the first call of that name.
     pub(crate) from: Option<&'static str>,
+    /// Whether it is several steps, of which some may be done when another fails.
+    pub(crate) stepwise: bool,
 }
 
+/// What most rows have.
+const ROW: Row = Row {
+    name: "",
+    scene: two_versions,
+    work: Work::Publish,
+    version: "v2",
+    effect: "",
+    from: None,
+    stepwise: false,
+};
+
 pub(crate) const ROWS: &[Row] = &[
-    Row {
-        name: "publish, a new agent",
-        scene: |_| {},
-        work: Work::Publish,
-        version: "v2",
-        effect: "current - -> v2, +v2",
-        from: None,
-    },
-    Row {
-        name: "publish, after a crash",
-        scene: after_a_crash,
-        work: Work::Publish,
-        version: "v2",
-        effect: "current v1 -> v2, +v2",
-        from: None,
-    },
+    Row { name: "publish, a new agent", scene: |_| {}, effect: "current - -> v2, +v2", ..ROW },
+    Row { name: "publish, after a crash", scene: after_a_crash, effect: "current v1 -> v2, +v2", ..ROW },
     Row {
         name: "publish, many files",
         scene: one_version,
         work: Work::PublishMany,
-        version: "v2",
         effect: "current v1 -> v2, +v2",
         from: Some("syncfs"),
+        ..ROW
+    },
+    Row {
+        name: "publish without activating",
+        scene: one_version,
+        work: Work::PublishOnly,
+        effect: "+v2",
+        ..ROW
+    },
+    Row { name: "activate", work: Work::Activate, version: "v1", effect: "current v2 -> v1", ..ROW },
+    Row { name: "rollback", work: Work::Rollback, effect: "current v2 -> v1", ..ROW },
+    Row { name: "tag, a new ref", work: Work::Tag, effect: "refs/champion - -> v2", ..ROW },
+    Row {
+        name: "tag, a ref that moves",
+        scene: tagged,
+        work: Work::Tag,
+        effect: "refs/champion v1 -> v2",
+        ..ROW
+    },
+    Row { name: "untag", scene: tagged, work: Work::Untag, effect: "refs/champion v1 -> -", ..ROW },
+    Row {
+        name: "gc",
+        scene: five_versions,
+        work: Work::Collect,
+        effect: "-v2, -v3, -v4",
+        stepwise: true,
+        ..ROW
     },
 ];
 
@@ -63,6 +88,27 @@ fn publish(store: &ModelStore, name: &str, files: &[(&str, &[u8])]) {
 
 fn one_version(store: &ModelStore) {
     publish(store, "v1", &[("config.json", b"{}"), ("weights/model.bin", b"one")]);
+}
+
+fn two_versions(store: &ModelStore) {
+    one_version(store);
+    publish(store, "v2", &[("config.json", b"{}"), ("weights/model.bin", b"two")]);
+}
+
+fn tagged(store: &ModelStore) {
+    two_versions(store);
+    let champion = "champion".parse().unwrap();
+    store.tag(&scout(), &champion, &version("v1"), &MoveOptions::default()).unwrap();
+}
+
+/// One is current, one has a ref, and there are notes about the rest.
+fn five_versions(store: &ModelStore) {
+    tagged(store);
+    for name in ["v3", "v4", "v5"] {
+        publish(store, name, &[("config.json", b"{}"), ("weights/model.bin", name.as_bytes())]);
+        let report = store.verify(&scout(), &version(name)).unwrap();
+        store.note_check(&report, 0.1).unwrap();
+    }
 }
 
 /// What a writer left that died with its intent open and in the middle of the next line.
@@ -125,8 +171,14 @@ impl Row {
     }
 
     /// Does it once more after it was broken off.
-    fn again(&self, store: &ModelStore) -> Result<(), StoreError> {
-        perform(store, &self.task(store.root()))
+    fn again(&self, store: &ModelStore) -> Result<(), Failure> {
+        let mut task = self.task(store.root());
+        let publishes = matches!(self.work, Work::Publish | Work::PublishMany);
+        if publishes && store.get_version(&scout(), &version(self.version))?.is_some() {
+            // Broken off between the version and the pointer: the version is there, the pointer is what is left.
+            task.work = Work::Activate;
+        }
+        perform(store, &task)
     }
 }
 
@@ -135,15 +187,10 @@ impl Known {
     /// mutation leaves nothing behind, and the operation succeeds.
     pub(crate) fn check(&self, store: &ModelStore, expect: Expect) -> Result<(), String> {
         self.check_readers(store, expect)?;
-        let failed = |doing: &str, e: &StoreError| format!("{doing}: {}", full_message(e));
-        mend(store).map_err(|e| failed("the next mutation", &e))?;
+        mend(store).map_err(|e| format!("the next mutation: {}", e.message))?;
         self.check_tidy(store).map_err(|e| format!("after the next mutation: {e}"))?;
         if State::read(store)? != self.after {
-            match self.row.again(store) {
-                // Killed between the version and the pointer: the version stays, whoever wants it activates it.
-                Err(StoreError::VersionExists { .. }) => return Ok(()),
-                other => other.map_err(|e| failed("once more", &e))?,
-            }
+            self.row.again(store).map_err(|e| format!("once more: {}", e.message))?;
         }
         let end = self.check_tidy(store).map_err(|e| format!("after doing it once more: {e}"))?;
         if end == self.after {
@@ -182,6 +229,7 @@ impl Known {
 }
 
 /// The next mutation: it clears what is left.
-fn mend(store: &ModelStore) -> Result<(), StoreError> {
-    store.stage_new(&scout(), &version("mend"))?.discard()
+fn mend(store: &ModelStore) -> Result<(), Failure> {
+    store.stage_new(&scout(), &version("mend"))?.discard()?;
+    Ok(())
 }

@@ -16,6 +16,8 @@ pub(crate) struct State {
     pointers: BTreeMap<String, String>,
     /// Each version: the checksum of its bytes, and what is wrong with it.
     versions: BTreeMap<String, String>,
+    /// Which versions are marked.
+    marks: BTreeMap<String, String>,
 }
 
 impl State {
@@ -30,13 +32,21 @@ impl State {
             Err(StoreError::AgentNotFound { .. }) => Vec::new(),
             other => other.map_err(failed)?,
         };
+        let refs = if versions.is_empty() { Vec::new() } else { store.refs(&scout()).map_err(failed)? };
         for version in versions {
             let report = store.verify(&scout(), &version).map_err(failed)?;
             let mut seen = report.checksum.to_string();
             for finding in report.findings {
                 let _ = write!(seen, ", {finding}");
             }
+            if store.quarantine(&scout(), &version).map_err(failed)?.is_some() {
+                state.marks.insert(version.to_string(), "quarantined".to_owned());
+            }
             state.versions.insert(version.to_string(), seen);
+        }
+        for entry in refs {
+            let reference = store.get_ref(&scout(), &entry.name).map_err(failed)?.ok_or("a ref vanished")?;
+            state.pointers.insert(format!("refs/{}", entry.name), reference.version().to_string());
         }
         Ok(state)
     }
@@ -59,6 +69,13 @@ impl State {
                 _ => {}
             }
         }
+        for version in keys(&self.marks, &after.marks) {
+            match (self.marks.get(version), after.marks.get(version)) {
+                (None, Some(mark)) => said.push(format!("{version} {mark}")),
+                (Some(_), None) => said.push(format!("{version} released")),
+                _ => {}
+            }
+        }
         said.join(", ")
     }
 
@@ -67,6 +84,7 @@ impl State {
         for (kind, now, old, new) in [
             ("pointer", &self.pointers, &before.pointers, &after.pointers),
             ("version", &self.versions, &before.versions, &after.versions),
+            ("the mark of", &self.marks, &before.marks, &after.marks),
         ] {
             for key in keys(now, old).chain(keys(new, new)) {
                 let seen = now.get(key);
