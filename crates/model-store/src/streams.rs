@@ -133,6 +133,7 @@ impl<W: Work> Queue<'_, W> {
         let mut second = None;
         while !self.stopped.load(Ordering::Relaxed) {
             if first.is_none() {
+                // A lane that is taken off the queue must be kept.
                 first = match second.take() {
                     Some(lane) => Some(lane),
                     None => self.next_lane(done)?,

@@ -120,3 +120,25 @@ fn a_sound_version_is_counted() {
     assert_eq!((report.files_checked, report.bytes), (2, 5));
     assert_eq!(Some(report.checksum), report.expected_checksum);
 }
+
+/// A core that reads two files at once lost one whenever the first of them ended before the second.
+#[test]
+fn no_file_is_left_out_however_their_lengths_differ() {
+    const CHUNK_BYTES: usize = 256 * 1024;
+    for threads in 1..=3 {
+        let fixture = Fixture::new();
+        let staging = fixture.store.stage_new(&scout(), &version("v1")).unwrap();
+        let lengths = [5, 3, 3, 2, 2, 1, 1, 0];
+        for (i, chunks) in lengths.into_iter().enumerate() {
+            // Somebody else's files, which the store has to read.
+            fs::write(staging.path().join(i.to_string()), vec![7; chunks * CHUNK_BYTES]).unwrap();
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let published = staging.finalize(FinalizeOptions::default()).unwrap();
+            assert_eq!(published.files, lengths.len(), "{threads} threads: published");
+            let report = fixture.store.verify(&scout(), &version("v1")).unwrap();
+            assert_eq!(report.files_checked, lengths.len(), "{threads} threads: {:?}", report.findings);
+        });
+    }
+}
