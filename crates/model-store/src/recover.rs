@@ -11,9 +11,9 @@ use crate::dir;
 use crate::durable;
 use crate::error::StoreError;
 use crate::history;
-use crate::layout::{AgentDir, QUARANTINE_DIR, TEMP_LINK_PREFIX, TRASH_DIR, VERIFIED_DIR, has_prefix};
+use crate::layout::{AgentDir, Place, QUARANTINE_DIR, TEMP_LINK_PREFIX, TRASH_DIR, VERIFIED_DIR, has_prefix};
 use crate::lock::{AgentLock, try_flock};
-use crate::names::STAGING_SUFFIX;
+use crate::names::{STAGING_SUFFIX, VersionName};
 use crate::notes;
 
 /// Clears the leftovers of an agent whose lock is held.
@@ -33,6 +33,7 @@ pub(crate) fn clear_leftovers(agent: &AgentDir, _lock: &AgentLock) -> Result<(),
     for notes in [QUARANTINE_DIR, VERIFIED_DIR] {
         if let Ok(Some(notes)) = dir::open_if_there(agent.handle(), notes) {
             notes::remove_unfinished(notes.as_fd());
+            remove_orphans(agent, notes.as_fd());
         }
     }
     history::repair(agent)
@@ -43,6 +44,23 @@ fn remove_files(trash: BorrowedFd<'_>) {
     for entry in dir::entries(trash).unwrap_or_default() {
         if entry.kind == FileType::RegularFile {
             let _ = durable::remove_file(trash, &entry.name.to_string_lossy());
+        }
+    }
+}
+
+/// Removes notes about versions that are gone: who retired them died before that.
+fn remove_orphans(agent: &AgentDir, notes: BorrowedFd<'_>) {
+    for entry in dir::entries(notes).unwrap_or_default() {
+        let Some(name) = entry.name.to_str().ok().filter(|_| entry.kind == FileType::RegularFile) else {
+            continue;
+        };
+        let Some(version) = name.strip_suffix(".json").and_then(|name| VersionName::try_from(name).ok())
+        else {
+            continue;
+        };
+        let is_gone = |place| matches!(agent.open_version(&version, place), Ok(None));
+        if is_gone(Place::Versions) && is_gone(Place::Legacy) {
+            let _ = durable::remove_file(notes, name);
         }
     }
 }

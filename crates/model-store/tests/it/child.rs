@@ -8,7 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use model_store::{
-    Activation, FinalizeOptions, ModelStore, MoveOptions, Policy, Progress, Published, StoreError, exit,
+    Activation, FinalizeOptions, ModelStore, MoveOptions, Policy, Progress, Published, RepairOptions,
+    StoreError, exit,
 };
 
 use crate::fixture::{full_message, payload, scout, version};
@@ -46,6 +47,10 @@ pub(crate) enum Work {
     Tag,
     /// Take the ref `champion` away.
     Untag,
+    /// Repair a version whose bytes are elsewhere in the store.
+    Repair,
+    /// Repair a version that can only be quarantined.
+    Condemn,
     /// Retire what a policy that keeps one version does not keep.
     Collect,
     /// As `Publish`, beginning when a line comes on stdin.
@@ -191,6 +196,12 @@ pub(crate) fn perform(store: &ModelStore, task: &Task) -> Result<(), Failure> {
         Work::Collect => {
             let policy = Policy { keep: 1, grace: Duration::ZERO, ..Policy::default() };
             complete(&store.gc(&[agent], &policy, &options)?.problems)?;
+        }
+        Work::Repair | Work::Condemn => {
+            let repaired = store.repair(&agent, &name, &RepairOptions::default())?;
+            if !(task.work == Work::Condemn && repaired.quarantined || repaired.after.is_ok()) {
+                complete(&repaired.problems)?;
+            }
         }
         _ => publish_somehow(store, task).map(drop)?,
     }

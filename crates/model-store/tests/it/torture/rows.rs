@@ -1,10 +1,10 @@
 //! The operations: what each finds, what it does, and what has to hold wherever it was broken off.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use model_store::{FinalizeOptions, ModelStore, MoveOptions};
+use model_store::{FinalizeOptions, ModelStore, MoveOptions, RepairOptions};
 
 use super::scratch;
 use super::state::{State, debris};
@@ -26,6 +26,8 @@ pub(crate) struct Row {
     pub(crate) from: Option<&'static str>,
     /// Whether it is several steps, of which some may be done when another fails.
     pub(crate) stepwise: bool,
+    /// Whether its failure may be that the version is quarantined.
+    pub(crate) may_condemn: bool,
 }
 
 /// What most rows have.
@@ -37,6 +39,7 @@ const ROW: Row = Row {
     effect: "",
     from: None,
     stepwise: false,
+    may_condemn: false,
 };
 
 pub(crate) const ROWS: &[Row] = &[
@@ -69,6 +72,42 @@ pub(crate) const ROWS: &[Row] = &[
     },
     Row { name: "untag", scene: tagged, work: Work::Untag, effect: "refs/champion v1 -> -", ..ROW },
     Row {
+        name: "repair from another version",
+        scene: |store| {
+            two_versions(store);
+            rot(store, "config.json", b"{]");
+        },
+        work: Work::Repair,
+        effect: "v2 mended",
+        stepwise: true,
+        may_condemn: true,
+        ..ROW
+    },
+    Row {
+        name: "repair to a quarantine",
+        scene: |store| {
+            two_versions(store);
+            rot(store, "weights/model.bin", b"tvo");
+        },
+        work: Work::Condemn,
+        effect: "v2 quarantined",
+        stepwise: true,
+        ..ROW
+    },
+    Row {
+        name: "repair to a release",
+        scene: |store| {
+            two_versions(store);
+            rot(store, "weights/model.bin", b"tvo");
+            store.repair(&scout(), &version("v2"), &RepairOptions::default()).unwrap();
+            rot(store, "weights/model.bin", b"two");
+        },
+        work: Work::Repair,
+        effect: "v2 released",
+        stepwise: true,
+        ..ROW
+    },
+    Row {
         name: "gc",
         scene: five_versions,
         work: Work::Collect,
@@ -93,6 +132,14 @@ fn one_version(store: &ModelStore) {
 fn two_versions(store: &ModelStore) {
     one_version(store);
     publish(store, "v2", &[("config.json", b"{}"), ("weights/model.bin", b"two")]);
+}
+
+/// Writes over a file of `v2`.
+fn rot(store: &ModelStore, file: &str, bytes: &[u8]) {
+    let path = store.root().join("scout/versions/v2").join(file);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&path, bytes).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
 }
 
 fn tagged(store: &ModelStore) {
@@ -204,7 +251,7 @@ impl Known {
         let (wanted, name) = match expect {
             Expect::Before => (&self.before, "before"),
             Expect::After => (&self.after, "after"),
-            Expect::Either => return now.check_between(&self.before, &self.after),
+            Expect::Either => return self.check_between(now),
         };
         if now == *wanted {
             return Ok(());
@@ -212,9 +259,16 @@ impl Known {
         Err(format!("not as {name} it: {}", wanted.change_to(&now)))
     }
 
+    fn check_between(&self, mut state: State) -> Result<(), String> {
+        if self.row.may_condemn && state.marks.contains_key(self.row.version) {
+            state.marks.remove(self.row.version);
+        }
+        state.check_between(&self.before, &self.after)
+    }
+
     fn check_tidy(&self, store: &ModelStore) -> Result<State, String> {
         let state = State::read(store).map_err(|e| format!("a reader: {e}"))?;
-        state.check_between(&self.before, &self.after)?;
+        self.check_between(state.clone())?;
         state.check_history(store.root())?;
         let left = debris(store.root());
         if left.is_empty() { Ok(state) } else { Err(format!("{left:?} left")) }
@@ -222,8 +276,12 @@ impl Known {
 
     /// What an operation left that said that it failed, besides what it found.
     pub(crate) fn check_no_new_debris(&self, store: &ModelStore) -> Result<(), String> {
-        let left: Vec<_> =
-            debris(store.root()).into_iter().filter(|path| !self.debris_before.contains(path)).collect();
+        // What a step left that failed is there for the next mutation.
+        let mut left = debris(store.root());
+        if self.row.stepwise {
+            left.clear();
+        }
+        let left: Vec<_> = left.into_iter().filter(|path| !self.debris_before.contains(path)).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?} left by a failure")) }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) struct State {
     /// Each version: the checksum of its bytes, and what is wrong with it.
     versions: BTreeMap<String, String>,
     /// Which versions are marked.
-    marks: BTreeMap<String, String>,
+    pub(crate) marks: BTreeMap<String, String>,
 }
 
 impl State {
