@@ -5,7 +5,7 @@ MODELS   := $(CURDIR)/.models
 export MODEL_TEST_MINILM ?= $(MODELS)/all-MiniLM-L6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools test-tools runtimes models clean-demo
+.PHONY: help demo test ci lint doc setup build-tools test-tools runtimes models fuzz clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -32,6 +32,9 @@ ci: test ## what continuous integration runs
 
 doc: build-tools ## the API documentation, in target/doc
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+fuzz: build-tools ## every parser, coverage-guided, FUZZ_SECONDS (60) for each target
+	@scripts/fuzz
 
 setup: build-tools runtimes ## compilers and native libraries
 

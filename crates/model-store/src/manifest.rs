@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::ser::SerializeMap as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::digest::{Digest, checksum_of_listing};
@@ -38,7 +39,7 @@ pub struct LinkEntry {
 /// The first three keys are the seed's, in its order and meaning, and are all that an older or newer manifest
 /// promises: with a [`format`](Self::format) other than [`FORMAT`] the rest stays in [`extra`](Self::extra),
 /// unread.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
     /// The version this is the manifest of.
     pub version: VersionName,
@@ -47,25 +48,18 @@ pub struct Manifest {
     /// Whatever the publisher said about the version: source, commit, precision, figures of the gate.
     pub metadata: Map<String, Value>,
     /// The format's number; `None` for a manifest of the old Python helper.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<u32>,
     /// [`CHECKSUM_ALGORITHM`] in format 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub checksum_algorithm: Option<String>,
     /// The agent it was published for.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentName>,
     /// When it was published.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Timestamp>,
     /// Every payload file, sorted by path bytes; empty where [`format`](Self::format) is not 1.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileEntry>,
     /// Every symbolic link of the payload, sorted by path bytes. The key is absent when there is none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<LinkEntry>,
     /// Keys that this crate does not know, as they were read.
-    #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
 
@@ -142,6 +136,38 @@ pub enum Generation {
     Current,
     /// Of a format that this crate does not know; readable for its first three keys only.
     Newer(u32),
+}
+
+impl Serialize for Manifest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("version", &self.version)?;
+        map.serialize_entry("checksum", &self.checksum)?;
+        map.serialize_entry("metadata", &self.metadata)?;
+        if let Some(format) = self.format {
+            map.serialize_entry("format", &format)?;
+        }
+        if let Some(algorithm) = &self.checksum_algorithm {
+            map.serialize_entry("checksum_algorithm", algorithm)?;
+        }
+        if let Some(agent) = &self.agent {
+            map.serialize_entry("agent", agent)?;
+        }
+        if let Some(created_at) = &self.created_at {
+            map.serialize_entry("created_at", created_at)?;
+        }
+        // Format 1 cannot be read without a list, be it empty; elsewhere the key is not ours.
+        if self.generation() == Generation::Current || !self.files.is_empty() {
+            map.serialize_entry("files", &self.files)?;
+        }
+        if !self.links.is_empty() {
+            map.serialize_entry("links", &self.links)?;
+        }
+        for (key, value) in &self.extra {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
 }
 
 /// What every generation has; the rest is read once `format` says that it is understood.

@@ -12,6 +12,7 @@ mod coreutils;
 mod diff;
 mod doctor;
 mod fixture;
+mod fuzzed;
 mod host;
 mod import;
 mod legacy;

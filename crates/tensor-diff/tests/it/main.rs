@@ -3,5 +3,6 @@
 
 mod broken;
 mod differences;
+mod fuzzed;
 mod random;
 mod support;
