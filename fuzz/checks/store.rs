@@ -114,7 +114,7 @@ const LONG: (u8, usize) = (1, 70_000);
 pub(crate) fn history(yard: &Yard, data: &[u8]) {
     let mut before = Vec::new();
     for &byte in data {
-        let times = if byte == LONG.0 && before.len() < 4 * LONG.1 { LONG.1 } else { 1 };
+        let times = if byte == LONG.0 && before.len() < LONG.1 { LONG.1 } else { 1 };
         before.extend(std::iter::repeat_n(byte, times));
     }
     let path = yard.agent_dir().join("history.jsonl");
@@ -124,7 +124,7 @@ pub(crate) fn history(yard: &Yard, data: &[u8]) {
     let mutate = || {
         // It begins as every mutation, and ends because there is no such ref.
         let error =
-            store.untag(&scout, &name("nothing"), MoveOptions::default()).expect_err("there is no such ref");
+            store.untag(&scout, &name("nothing"), &MoveOptions::default()).expect_err("there is no such ref");
         assert!(matches!(error, StoreError::RefNotFound { .. }), "{error:?}");
         fs::read(&path).expect("the history is there")
     };

@@ -13,6 +13,7 @@ mod diff;
 mod doctor;
 mod fixture;
 mod fuzzed;
+mod golden;
 mod host;
 mod import;
 mod legacy;
