@@ -18,6 +18,7 @@ mod host;
 mod import;
 mod legacy;
 mod manifest;
+mod model;
 mod names;
 mod order;
 mod outside;
