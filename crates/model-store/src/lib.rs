@@ -30,8 +30,8 @@
 
 pub mod exit;
 
-mod diff;
 mod copying;
+mod diff;
 mod digest;
 mod dir;
 mod doctor;
@@ -100,15 +100,12 @@ pub use quarantine::Quarantine;
 pub use read::{Current, Lease};
 pub use repair::{Mended, Repair, RepairOptions, Repaired};
 pub use retention::{Decision, Plan, Policy, Verdict};
-pub use staging::Staging;
-pub use store::{DEFAULT_ROOT, ModelStore, ROOT_VARIABLE};
-pub use transfer::Links;
-pub use usage::VersionUsage;
-pub use verified::Check;
 pub use space::Space;
 pub use staging::Staging;
 pub use store::{DEFAULT_ROOT, ModelStore, ROOT_VARIABLE};
 pub use transfer::{ImportOptions, Imported, Links, Transfer};
+pub use usage::VersionUsage;
+pub use verified::Check;
 pub use verify::{Finding, Report};
 pub use watch::{Change, Watch};
 pub use writer::PayloadWriter;
