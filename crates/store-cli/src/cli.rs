@@ -7,7 +7,9 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use model_store::{DEFAULT_ROOT, ModelStore, StoreError};
 
-use crate::commands::{completions, diff, ls, path, publish, show, verify};
+use crate::commands::{
+    activate, completions, diff, history, ls, path, publish, refs, rollback, show, tag, untag, verify,
+};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -75,6 +77,12 @@ pub(crate) enum Command {
     Publish(publish::Args),
     Path(path::Args),
     Diff(diff::Args),
+    Activate(activate::Args),
+    Rollback(rollback::Args),
+    Tag(tag::Args),
+    Untag(untag::Args),
+    Refs(refs::Args),
+    History(history::Args),
     Verify(verify::Args),
     Completions(completions::Args),
 }

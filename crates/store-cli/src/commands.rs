@@ -1,11 +1,17 @@
 //! One file a subcommand; each owns its arguments.
 
+pub(crate) mod activate;
 pub(crate) mod completions;
 pub(crate) mod diff;
+pub(crate) mod history;
 pub(crate) mod ls;
 pub(crate) mod path;
 pub(crate) mod publish;
+pub(crate) mod refs;
+pub(crate) mod rollback;
 pub(crate) mod show;
+pub(crate) mod tag;
+pub(crate) mod untag;
 pub(crate) mod verify;
 
 use crate::cli::{Cli, Command};
@@ -18,6 +24,12 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Publish(args) => publish::run(&cli.global, args),
         Command::Path(args) => path::run(&cli.global, args),
         Command::Diff(args) => diff::run(&cli.global, &args),
+        Command::Activate(args) => activate::run(&cli.global, &args),
+        Command::Rollback(args) => rollback::run(&cli.global, &args),
+        Command::Tag(args) => tag::run(&cli.global, &args),
+        Command::Untag(args) => untag::run(&cli.global, &args),
+        Command::Refs(args) => refs::run(&cli.global, &args),
+        Command::History(args) => history::run(&cli.global, &args),
         Command::Verify(args) => verify::run(&cli.global, &args),
         Command::Completions(args) => completions::run(&args),
     }

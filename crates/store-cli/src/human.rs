@@ -1,7 +1,10 @@
 //! Ages, counts and tables as people read them.
 
+use anstyle::Style;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
+
+use crate::out;
 
 /// The time since then, in its largest unit: `45s`, `2m`, `26h`, `9d`. `-` where it is not known.
 pub(crate) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
@@ -57,6 +60,15 @@ pub(crate) fn table(header: &[&str], right: &[usize], rows: Vec<Vec<String>>) ->
         }
     }
     table.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+/// How a line of a table is printed: the header, and what is to be looked at, stand out.
+pub(crate) fn row_style(number: usize, line: &str) -> Style {
+    match number {
+        0 => out::BOLD,
+        _ if line.contains('⚠') => out::LOOK,
+        _ => Style::new(),
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! `model-store`: look at a model store, publish into it, verify it.
 
+mod args;
 mod cli;
 mod commands;
 mod human;
 mod meter;
+mod moved;
 mod out;
 
 use std::process::ExitCode;

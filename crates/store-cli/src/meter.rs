@@ -16,6 +16,24 @@ const TICK: Duration = Duration::from_millis(120);
 const TEMPLATE: &str =
     "{msg:<12} {bar:28} {decimal_bytes:>9} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
 
+/// Raised by Ctrl-C and SIGTERM from here on; a second one ends the process.
+pub(crate) fn stop_on_request() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, exit::INTERRUPTED.into(), stop.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    Ok(stop)
+}
+
+/// For work that is done in a moment, unless it waits for somebody: it only stops on request.
+pub(crate) fn stoppable() -> io::Result<Progress> {
+    let stop = stop_on_request()?;
+    Ok(Progress::new(move |_| {
+        if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }))
+}
+
 /// A progress bar on a terminal's standard error; it goes away with this value.
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -24,14 +42,9 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Begins work on so many bytes. From here Ctrl-C and SIGTERM ask the work to stop, and a second one ends
-    /// the process.
+    /// Begins work on so many bytes, which stops [on request](stop_on_request).
     pub(crate) fn start(what: &'static str, total_bytes: u64) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            signal_hook::flag::register_conditional_shutdown(signal, exit::INTERRUPTED.into(), stop.clone())?;
-            signal_hook::flag::register(signal, stop.clone())?;
-        }
+        let stop = stop_on_request()?;
         let bar = ProgressBar::with_draw_target(Some(total_bytes), ProgressDrawTarget::hidden());
         bar.set_message(what);
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {

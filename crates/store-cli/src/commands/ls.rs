@@ -145,12 +145,7 @@ fn print(listing: &Listing<'_>) -> anyhow::Result<()> {
         let header = ["AGENT", "CURRENT", "AGE", "SIZE", "SHARED", "VERSIONS"];
         let rows = listing.agents.iter().map(|row| row.cells(now)).collect();
         for (number, line) in human::table(&header, &[3, 4, 5], rows).into_iter().enumerate() {
-            let style = match number {
-                0 => out::BOLD,
-                _ if line.contains('⚠') => out::LOOK,
-                _ => anstyle::Style::new(),
-            };
-            writeln!(out, "{}", out::styled(style, line))?;
+            writeln!(out, "{}", out::styled(human::row_style(number, &line), line))?;
         }
     }
     for Alias { alias, agent } in &listing.aliases {

@@ -2,11 +2,10 @@
 
 use std::io::Write;
 
-use model_store::{
-    AgentEntry, AgentName, Digest, Finding, ModelStore, Report, StoreError, VersionName, exit,
-};
+use model_store::{AgentName, Digest, Finding, ModelStore, Report, StoreError, VersionName, exit};
 use serde::Serialize;
 
+use crate::args;
 use crate::cli::Global;
 use crate::meter::Meter;
 use crate::{human, out};
@@ -106,7 +105,7 @@ fn targets(store: &ModelStore, args: &Args) -> Result<(Targets, Vec<Verdict>), S
     }
     let agents = match &args.agent {
         Some(agent) => vec![agent.clone()],
-        None => store.agents()?.into_iter().filter_map(own_name).collect(),
+        None => args::every_agent(store)?,
     };
     let (mut targets, mut unread) = (Vec::new(), Vec::new());
     for agent in agents {
@@ -118,14 +117,6 @@ fn targets(store: &ModelStore, args: &Args) -> Result<(Targets, Vec<Verdict>), S
         }
     }
     Ok((targets, unread))
-}
-
-/// An alias leads to versions that are verified under their agent's own name.
-fn own_name(entry: AgentEntry) -> Option<AgentName> {
-    match entry {
-        AgentEntry::Agent(agent) => Some(agent),
-        AgentEntry::Alias { .. } => None,
-    }
 }
 
 /// About how many bytes there are to read, for the progress bar only.

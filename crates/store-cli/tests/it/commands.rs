@@ -204,7 +204,14 @@ fn help_documents_the_exit_codes() {
     for part in ["Exit codes:", "4  corrupt", "130  stopped by Ctrl-C", "MODEL_STORE_ROOT"] {
         assert!(help.contains(part), "{part:?} is not in\n{help}");
     }
-    for command in ["ls", "show", "publish", "path", "diff", "verify", "completions"] {
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands: Vec<_> = commands
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !name.is_empty() && *name != "help")
+        .collect();
+    assert!(commands.contains(&"rollback") && commands.contains(&"ls"), "{commands:?}");
+    for command in commands {
         assert!(Desk::new().run(&[command, "--help"]).ok().contains("Example"), "{command}");
     }
 }

@@ -1,6 +1,7 @@
 //! An operator's desk: a store, a folder to publish, and the command.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -27,6 +28,23 @@ impl Desk {
         let desk = Self::new();
         desk.run(&["publish", "scout", "v1", "--from", desk.folder().to_str().unwrap()]).ok();
         desk
+    }
+
+    /// Publishes the folder, its weights changed so that no two versions are alike, and makes it current.
+    pub(crate) fn publish(&self, agent: &str, version: &str) {
+        fs::write(self.folder().join("config.json"), format!("{{\"of\": \"{agent}/{version}\"}}")).unwrap();
+        self.run(&["publish", agent, version, "--from", text(&self.folder())]).ok();
+    }
+
+    /// Changes one bit of a published file, as a failing disk would.
+    pub(crate) fn flip_a_bit(&self, path: &str) {
+        let path = self.root().join(path);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[0] ^= 1;
+        let mode = fs::metadata(&path).unwrap().permissions();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, mode).unwrap();
     }
 
     pub(crate) fn root(&self) -> PathBuf {
@@ -90,6 +108,12 @@ impl Run {
     pub(crate) fn ok(self) -> String {
         assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""), "{}", self.row);
         self.stdout
+    }
+
+    /// It ended with a code of its own.
+    pub(crate) fn ended(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}: {}{}", self.row, self.stdout, self.stderr);
+        self
     }
 
     pub(crate) fn json(self) -> serde_json::Value {

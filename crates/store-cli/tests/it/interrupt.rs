@@ -6,7 +6,7 @@ use std::process::{Child, Output};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use model_store::{FinalizeOptions, Progress};
+use model_store::{MoveOptions, Progress};
 use rustix::process::{Pid, Signal};
 
 use crate::desk::{Desk, agent, version};
@@ -24,9 +24,9 @@ fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
     }
 }
 
-fn check_stopped(row: &str, output: &Output) {
+fn check_stopped(row: &str, output: &Output, undone: &str) {
     assert_eq!(output.status.code(), Some(130), "{row}: {output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "stopped; nothing was published\n", "{row}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("stopped; {undone}\n"), "{row}");
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn ctrl_c_in_the_middle_of_a_publish_leaves_nothing() {
         let copied = desk.root().join("scout/versions/v1.tmp/model.bin");
         wait_for("the copy to begin", || fs::metadata(&copied).is_ok_and(|meta| meta.len() > 0));
         signal(&child, sent);
-        check_stopped(row, &child.wait_with_output().unwrap());
+        check_stopped(row, &child.wait_with_output().unwrap(), "nothing was published");
         assert_eq!(fs::read_dir(desk.root()).unwrap().count(), 0, "{row}: the agent was new");
     }
 }
@@ -49,21 +49,19 @@ fn while_locked(desk: &Desk, during: impl FnOnce()) {
     let (locked, is_locked) = mpsc::channel();
     let (done, is_done) = mpsc::channel::<()>();
     let is_done = std::sync::Mutex::new(Some(is_done));
-    let progress = Progress::new(move |bytes| {
-        // Bytes are hashed in a finalize only where somebody else wrote them, and then under the lock.
-        if bytes > 0
-            && let Some(is_done) = is_done.lock().unwrap().take()
-        {
+    // Asked once the lock is taken, just before a pointer moves.
+    let progress = Progress::new(move |_| {
+        if let Some(is_done) = is_done.lock().unwrap().take() {
             locked.send(()).unwrap();
             let _ = is_done.recv();
         }
         ControlFlow::Continue(())
     });
     let store = desk.store().with_progress(progress);
-    let staging = store.stage_new(&agent("scout"), &version("v2")).unwrap();
-    fs::write(staging.path().join("foreign"), b"x").unwrap();
+    let name = "held".parse().unwrap();
     std::thread::scope(|scope| {
-        let writer = scope.spawn(move || staging.finalize(FinalizeOptions::default()));
+        let writer =
+            scope.spawn(move || store.tag(&agent("scout"), &name, &version("v1"), MoveOptions::default()));
         is_locked.recv().unwrap();
         during();
         drop(done);
@@ -75,10 +73,21 @@ fn while_locked(desk: &Desk, during: impl FnOnce()) {
 fn a_busy_agent_names_its_writer() {
     let desk = Desk::with_v1();
     while_locked(&desk, || {
-        let run = desk.run(&["publish", "scout", "v3", "--from", "folder", "--wait", "0"]);
-        assert_eq!(run.code, Some(5), "{}", run.stderr);
-        let this = format!("process {}", std::process::id());
-        assert!(run.stderr.contains("agent scout is busy") && run.stderr.contains(&this), "{}", run.stderr);
+        for command in [
+            "publish scout v3 --from folder",
+            "activate scout v1",
+            "rollback scout --to v1",
+            "tag scout champion v1",
+            "untag scout champion",
+        ] {
+            let mut arguments: Vec<_> = command.split(' ').collect();
+            arguments.extend(["--wait", "0"]);
+            let run = desk.run(&arguments);
+            assert_eq!(run.code, Some(5), "{command}: {}", run.stderr);
+            let this = format!("process {}", std::process::id());
+            let named = run.stderr.contains("agent scout is busy") && run.stderr.contains(&this);
+            assert!(named, "{command}: {}", run.stderr);
+        }
         desk.run(&["verify"]).ok();
         assert!(desk.run(&["ls"]).ok().contains("scout  v1"), "a staging in use is nothing to warn of");
     });
@@ -87,16 +96,23 @@ fn a_busy_agent_names_its_writer() {
 #[test]
 fn ctrl_c_ends_the_wait_for_a_lock() {
     let desk = Desk::with_v1();
+    let rows = [
+        ("publish scout v3 --from folder", "nothing was published"),
+        ("rollback scout --to v1", "nothing was moved"),
+        ("untag scout champion", "nothing was taken away"),
+    ];
     while_locked(&desk, || {
-        let child = desk.command(&["publish", "scout", "v3", "--from", "folder"]).spawn().unwrap();
-        // By then it asks for the lock, or is just about to: a signal before its handlers stand ends it as
-        // well.
-        std::thread::sleep(Duration::from_millis(500));
-        signal(&child, Signal::INT);
-        let asked = Instant::now();
-        check_stopped("waiting", &child.wait_with_output().unwrap());
-        assert!(asked.elapsed() < Duration::from_secs(5), "it went on waiting");
+        for (command, undone) in rows {
+            let child = desk.command(&command.split(' ').collect::<Vec<_>>()).spawn().unwrap();
+            // By then it asks for the lock, or is just about to: a signal before its handlers stand ends it as
+            // well.
+            std::thread::sleep(Duration::from_millis(500));
+            signal(&child, Signal::INT);
+            let asked = Instant::now();
+            check_stopped(command, &child.wait_with_output().unwrap(), undone);
+            assert!(asked.elapsed() < Duration::from_secs(5), "{command}: it went on waiting");
+        }
     });
     assert!(desk.leftovers().is_empty());
-    assert_eq!(desk.store().versions(&agent("scout")).unwrap(), [version("v1"), version("v2")]);
+    assert_eq!(desk.store().versions(&agent("scout")).unwrap(), [version("v1")]);
 }

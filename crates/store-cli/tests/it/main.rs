@@ -6,3 +6,4 @@ mod desk;
 mod diff;
 mod interrupt;
 mod mistakes;
+mod pointers;

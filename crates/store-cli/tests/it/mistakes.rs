@@ -28,6 +28,27 @@ const MISTAKES: &[(&[&str], i32, &[&str])] = &[
     (&["path", "scout", "--version", "w"], 3, &["no version w"]),
     (&["verify", "scot"], 3, &["did you mean scout?"]),
     (&["verify", "scout", "v3"], 3, &["no version v3"]),
+    (&["activate", "scuot", "v1"], 3, &["no agent scuot", "did you mean scout?"]),
+    (&["activate", "scout", "v11"], 3, &["no version v11", "did you mean v1?"]),
+    (&["activate", "scout", "champ"], 3, &["no version champ", "did you mean champion?"]),
+    (&["activate", "old", "v1"], 6, &["write to scout instead"]),
+    (&["activate", "scout", "../v1"], 2, &["\"../v1\""]),
+    (&["activate", "scout"], 2, &["<VERSION>"]),
+    (&["activate", "scout", "v1", "--wait", "long"], 2, &["--wait"]),
+    (&["rollback", "scuot"], 3, &["did you mean scout?"]),
+    (&["rollback", "scout"], 3, &["names no version that was current before"]),
+    (&["rollback", "scout", "--to", "v11"], 3, &["did you mean v1?"]),
+    (&["rollback", "old", "--to", "v1"], 6, &["write to scout instead"]),
+    (&["tag", "scout", "v1", "v1"], 6, &["version of the name v1"]),
+    (&["tag", "scout", "current", "v1"], 2, &["reserved"]),
+    (&["tag", "scout", "candidate", "v11"], 3, &["did you mean v1?"]),
+    (&["tag", "old", "candidate", "v1"], 6, &["write to scout instead"]),
+    (&["untag", "scout", "champiom"], 3, &["no ref champiom", "did you mean champion?"]),
+    (&["untag", "waiting", "champion"], 3, &["no ref champion"]),
+    (&["refs", "scuot"], 3, &["did you mean scout?"]),
+    (&["history", "scuot"], 3, &["did you mean scout?"]),
+    (&["history", "scout", "--pointer", "heads/x"], 2, &["heads/x"]),
+    (&["history", "scout", "--limit", "-1"], 2, &["-1"]),
     (&["--store", "nowhere", "ls"], 3, &["no model store at nowhere", "mkdir -p"]),
     (&["--store", "folder/config.json", "ls"], 3, &["no model store at folder/config.json"]),
     (&["lss"], 2, &["unrecognized subcommand", "'ls'"]),
@@ -41,6 +62,7 @@ fn every_mistake_has_its_code_and_message() {
         let desk = Desk::with_v1();
         desk.run(&["publish", "waiting", "v1", "--from", "folder", "--no-activate"]).ok();
         desk.store().add_alias(&crate::desk::agent("old"), &crate::desk::agent("scout")).unwrap();
+        desk.run(&["tag", "scout", "champion", "v1"]).ok();
         std::fs::create_dir(desk.folder().join("../empty")).unwrap();
         let before = tree(&desk);
         let run = desk.run(arguments);
@@ -83,7 +105,18 @@ fn an_empty_variable_is_an_unset_one() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let desk = Desk::with_v1();
-    for arguments in ["ls", "show scout", "show scout --json", "verify", "completions bash", "path scout"] {
+    desk.run(&["tag", "scout", "champion", "v1"]).ok();
+    for arguments in [
+        "ls",
+        "show scout",
+        "show scout --json",
+        "verify",
+        "completions bash",
+        "path scout",
+        "history scout",
+        "refs scout",
+        "activate scout v1",
+    ] {
         let mut child = desk.command(&arguments.split(' ').collect::<Vec<_>>()).spawn().unwrap();
         drop(child.stdout.take());
         let output = child.wait_with_output().unwrap();
