@@ -1,7 +1,8 @@
-//! Arguments that several commands have.
+//! Arguments that several commands have, and how people write durations and sizes.
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use model_store::{AgentEntry, AgentName, ModelStore, MoveOptions, StoreError};
 
 use crate::cli::Global;
@@ -64,4 +65,59 @@ pub(crate) fn every_agent(store: &ModelStore) -> Result<Vec<AgentName>, StoreErr
         AgentEntry::Alias { .. } => None,
     };
     Ok(store.agents()?.into_iter().filter_map(own_name).collect())
+}
+
+/// `30d`, `15min`, `1h 30m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 90s, 15min, 12h or 30d"))
+}
+
+/// `200MB`, `1.5GiB`.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let size: ByteSize = text.parse().map_err(|_| "write it like 500MB, 1.5GiB or 200GB".to_owned())?;
+    Ok(size.as_u64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let day = 86_400;
+        let rows = [
+            ("90s", Some(90)),
+            ("15min", Some(900)),
+            ("12h", Some(43_200)),
+            ("30d", Some(30 * day)),
+            ("1h 30m", Some(5_400)),
+            ("30", None),
+            ("", None),
+            ("-1h", None),
+            ("99999999999999999999d", None),
+            ("soon", None),
+        ];
+        for (text, seconds) in rows {
+            assert_eq!(duration(text).ok(), seconds.map(Duration::from_secs), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        let rows = [
+            ("200MB", Some(200_000_000)),
+            ("1.5GiB", Some(1_610_612_736)),
+            ("200 GB", Some(200_000_000_000)),
+            ("1024", Some(1024)),
+            ("0", Some(0)),
+            ("-5MB", None),
+            ("5 parsecs", None),
+            ("", None),
+            ("MB", None),
+            ("NaN", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(bytes(text).ok(), expected, "{text:?}");
+        }
+    }
 }

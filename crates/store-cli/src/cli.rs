@@ -8,7 +8,8 @@ use clap::{Parser, Subcommand};
 use model_store::{DEFAULT_ROOT, ModelStore, StoreError};
 
 use crate::commands::{
-    activate, completions, diff, history, ls, path, publish, refs, rollback, show, tag, untag, verify,
+    activate, completions, diff, gc, history, ls, man, path, publish, refs, rollback, show, tag, untag,
+    verify,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -83,6 +84,8 @@ pub(crate) enum Command {
     Untag(untag::Args),
     Refs(refs::Args),
     History(history::Args),
+    Gc(gc::Args),
     Verify(verify::Args),
     Completions(completions::Args),
+    Man(man::Args),
 }

@@ -3,8 +3,10 @@
 pub(crate) mod activate;
 pub(crate) mod completions;
 pub(crate) mod diff;
+pub(crate) mod gc;
 pub(crate) mod history;
 pub(crate) mod ls;
+pub(crate) mod man;
 pub(crate) mod path;
 pub(crate) mod publish;
 pub(crate) mod refs;
@@ -30,7 +32,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Untag(args) => untag::run(&cli.global, &args),
         Command::Refs(args) => refs::run(&cli.global, &args),
         Command::History(args) => history::run(&cli.global, &args),
+        Command::Gc(args) => gc::run(&cli.global, &args),
         Command::Verify(args) => verify::run(&cli.global, &args),
         Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }

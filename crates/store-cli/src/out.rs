@@ -57,6 +57,11 @@ pub(crate) fn plain_error(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
+/// Prints something to know to standard error.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    let _ = writeln!(anstream::stderr().lock(), "note: {text}");
+}
+
 /// Prints something to look at to standard error.
 pub(crate) fn warning(text: impl std::fmt::Display) {
     let _ = writeln!(anstream::stderr().lock(), "{} {text}", styled(LOOK, "warning:"));

@@ -30,6 +30,6 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
     let store = args.mutation.open(global)?;
     let version = store.select(&args.agent, &args.version)?.version().clone();
     // Under the name that was given: an alias is for readers, and the store says so.
-    let moved = store.activate(&args.agent, &version, args.mutation.options());
+    let moved = store.activate(&args.agent, &version, &args.mutation.options());
     moved::print(global, &args::or_stopped(moved, "nothing was moved")?)
 }

@@ -34,6 +34,6 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
         Some(selector) => Some(store.select(&args.agent, selector)?.version().clone()),
         None => None,
     };
-    let moved = store.rollback(&args.agent, to.as_ref(), args.mutation.options());
+    let moved = store.rollback(&args.agent, to.as_ref(), &args.mutation.options());
     moved::print(global, &args::or_stopped(moved, "nothing was moved")?)
 }

@@ -33,6 +33,6 @@ pub(crate) struct Args {
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
     let store = args.mutation.open(global)?;
     let version = store.select(&args.agent, &args.version)?.version().clone();
-    let moved = store.tag(&args.agent, &args.name, &version, args.mutation.options());
+    let moved = store.tag(&args.agent, &args.name, &version, &args.mutation.options());
     moved::print(global, &args::or_stopped(moved, "nothing was moved")?)
 }

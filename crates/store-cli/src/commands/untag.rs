@@ -21,6 +21,6 @@ pub(crate) struct Args {
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
     let store = args.mutation.open(global)?;
-    let moved = store.untag(&args.agent, &args.name, args.mutation.options());
+    let moved = store.untag(&args.agent, &args.name, &args.mutation.options());
     moved::print(global, &args::or_stopped(moved, "nothing was taken away")?)
 }

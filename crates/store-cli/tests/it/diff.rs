@@ -144,7 +144,7 @@ fn refs_are_sides_too() {
     let desk = two_versions();
     let store = desk.store();
     store
-        .tag(&agent("scout"), &"champion".parse().unwrap(), &"v1".parse().unwrap(), MoveOptions::default())
+        .tag(&agent("scout"), &"champion".parse().unwrap(), &"v1".parse().unwrap(), &MoveOptions::default())
         .unwrap();
     let shown = desk.run(&["diff", "scout", "champion", "current", "--no-tensors"]).ok();
     assert!(shown.starts_with("scout  v1 → v2\n") && !shown.contains("tensors of"), "{shown}");

@@ -61,7 +61,7 @@ fn while_locked(desk: &Desk, during: impl FnOnce()) {
     let name = "held".parse().unwrap();
     std::thread::scope(|scope| {
         let writer =
-            scope.spawn(move || store.tag(&agent("scout"), &name, &version("v1"), MoveOptions::default()));
+            scope.spawn(move || store.tag(&agent("scout"), &name, &version("v1"), &MoveOptions::default()));
         is_locked.recv().unwrap();
         during();
         drop(done);
@@ -72,13 +72,17 @@ fn while_locked(desk: &Desk, during: impl FnOnce()) {
 #[test]
 fn a_busy_agent_names_its_writer() {
     let desk = Desk::with_v1();
+    // One to retire, and one that is current.
+    desk.publish("scout", "v2");
+    desk.publish("scout", "v3");
     while_locked(&desk, || {
         for command in [
-            "publish scout v3 --from folder",
+            "publish scout v4 --from folder",
             "activate scout v1",
             "rollback scout --to v1",
             "tag scout champion v1",
             "untag scout champion",
+            "gc scout --keep 0 --grace 0s",
         ] {
             let mut arguments: Vec<_> = command.split(' ').collect();
             arguments.extend(["--wait", "0"]);
@@ -89,7 +93,7 @@ fn a_busy_agent_names_its_writer() {
             assert!(named, "{command}: {}", run.stderr);
         }
         desk.run(&["verify"]).ok();
-        assert!(desk.run(&["ls"]).ok().contains("scout  v1"), "a staging in use is nothing to warn of");
+        assert!(desk.run(&["ls"]).ok().contains("scout  v3"), "a staging in use is nothing to warn of");
     });
 }
 

@@ -1,9 +1,12 @@
 //! Tests of the `model-store` command, run as an operator runs it.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stderr, reason = "a test that is skipped says why")]
 
 mod commands;
 mod desk;
 mod diff;
+mod gc;
 mod interrupt;
+mod man;
 mod mistakes;
 mod pointers;
