@@ -22,9 +22,9 @@ use crate::cli::{Cli, Command};
 pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
     match cli.command {
         Command::Ls(args) => ls::run(&cli.global, &args),
-        Command::Show(args) => show::run(&cli.global, args),
+        Command::Show(args) => show::run(&cli.global, &args),
         Command::Publish(args) => publish::run(&cli.global, args),
-        Command::Path(args) => path::run(&cli.global, args),
+        Command::Path(args) => path::run(&cli.global, &args),
         Command::Diff(args) => diff::run(&cli.global, &args),
         Command::Activate(args) => activate::run(&cli.global, &args),
         Command::Rollback(args) => rollback::run(&cli.global, &args),

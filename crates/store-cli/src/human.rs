@@ -1,8 +1,11 @@
 //! Ages, counts and tables as people read them.
 
+use std::fmt;
+
 use anstyle::Style;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
+use model_store::{Check, Quarantine};
 
 use crate::out;
 
@@ -16,6 +19,18 @@ pub(crate) fn age(since: Option<Timestamp>, now: Timestamp) -> String {
         3600..172_800 => format!("{}h", seconds / 3600),
         _ => format!("{}d", seconds / 86_400),
     }
+}
+
+/// Why a version should not be used.
+pub(crate) fn quarantined(name: impl fmt::Display, quarantine: &Quarantine) -> String {
+    let Quarantine { at, by, reason } = quarantine;
+    format!("{name} is quarantined since {at} by {}: {}", harmless(by), harmless(reason))
+}
+
+/// What the last verification of a version found: `2m ago ok`.
+pub(crate) fn verified(check: Option<&Check>, now: Timestamp) -> String {
+    let Some(check) = check else { return "never".to_owned() };
+    format!("{} ago {}", age(Some(check.at), now), if check.ok { "ok" } else { "CORRUPT" })
 }
 
 /// An error with its causes, in one line.

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use crate::human;
+
 pub(crate) const BOLD: Style = Style::new().bold();
 pub(crate) const OK: Style = AnsiColor::Green.on_default();
 pub(crate) const LOOK: Style = AnsiColor::Yellow.on_default();
@@ -46,9 +48,10 @@ pub(crate) fn is_closed(error: &anyhow::Error) -> bool {
 pub(crate) fn error(error: &anyhow::Error) {
     let mut err = anstream::stderr().lock();
     // Nobody is left to tell where even this fails.
-    let _ = writeln!(err, "{} {error}", styled(ACT, "error:"));
+    let harmless = |text: String| text.lines().map(human::harmless).collect::<Vec<_>>().join("\n");
+    let _ = writeln!(err, "{} {}", styled(ACT, "error:"), harmless(error.to_string()));
     for cause in error.chain().skip(1) {
-        let _ = writeln!(err, "  cause  {cause}");
+        let _ = writeln!(err, "  cause  {}", harmless(cause.to_string()));
     }
 }
 

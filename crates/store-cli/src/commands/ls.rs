@@ -1,19 +1,22 @@
 //! `model-store ls`.
 
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 
+use anstyle::Style;
 use jiff::Timestamp;
-use model_store::{AgentEntry, AgentName, Current, ModelStore, StagingEntry, StoreError, VersionName, exit};
+use model_store::{
+    AgentEntry, AgentName, Check, ModelStore, StagingEntry, StoreError, VersionName, exit, human_size,
+};
 use serde::Serialize;
 
 use crate::cli::Global;
 use crate::{human, out};
 
-/// List the agents: what is current, how old and how big it is
+/// List the agents: what is current, how old and how big it is, and when it was verified
 ///
 /// SHARED is the part of SIZE that other versions hold too and that is stored once, by hard links. What a
-/// file system shares by reflinks is not seen.
+/// file system shares by reflinks is not seen. Ends with 4 where an agent cannot be read because it is
+/// damaged.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  model-store ls\n  model-store ls --json | jq '.agents[].current'")]
 pub(crate) struct Args {}
@@ -34,6 +37,10 @@ struct Row {
     shared_bytes: Option<u64>,
     versions: Vec<VersionName>,
     stagings: Vec<StagingEntry>,
+    /// The last verification of the current version.
+    verified: Option<Check>,
+    /// The versions that were found damaged beyond repair.
+    quarantined: Vec<VersionName>,
     /// Why the agent could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -75,6 +82,8 @@ impl Row {
             shared_bytes: None,
             versions: Vec::new(),
             stagings: Vec::new(),
+            verified: None,
+            quarantined: Vec::new(),
             error: None,
             exit_code: exit::OK,
         };
@@ -88,51 +97,74 @@ impl Row {
     fn read(&mut self, store: &ModelStore) -> Result<(), StoreError> {
         self.versions = store.versions(&self.agent)?;
         self.stagings = store.stagings(&self.agent)?;
+        for version in &self.versions {
+            if store.quarantine(&self.agent, version)?.is_some() {
+                self.quarantined.push(version.clone());
+            }
+        }
         if let Some(current) = store.get_current(&self.agent)? {
-            self.current = Some(current.version().clone());
+            let version = current.version();
             self.created_at = current.manifest().created_at;
-            self.size_bytes = Some(current.manifest().size_bytes()).filter(|bytes| *bytes > 0);
-            self.shared_bytes = self.size_bytes.map(|_| shared_bytes(&current));
+            self.verified = store.last_check(&self.agent, version)?;
+            let usage = store.usage_of(&self.agent)?;
+            let usage = usage.iter().find(|usage| usage.version == *version);
+            self.size_bytes = usage.map(|usage| usage.bytes);
+            self.shared_bytes = usage.map(|usage| usage.bytes_shared);
+            self.current = Some(version.clone());
         }
         Ok(())
     }
 
     fn cells(&self, now: Timestamp) -> Vec<String> {
-        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), model_store::human_size);
+        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), human_size);
         let current = self.current.as_ref().map_or("-", VersionName::as_str);
+        let verified = match &self.current {
+            Some(_) => human::verified(self.verified.as_ref(), now),
+            None => "-".to_owned(),
+        };
         vec![
             self.agent.to_string(),
-            format!("{current}{}", self.remark(now)),
+            format!("{current}{}", self.remarks(now)),
             human::age(self.created_at, now),
             bytes(self.size_bytes),
             bytes(self.shared_bytes),
             self.versions.len().to_string(),
+            verified,
         ]
     }
 
     /// What somebody should look at.
-    fn remark(&self, now: Timestamp) -> String {
+    fn remarks(&self, now: Timestamp) -> String {
         if self.error.is_some() {
             return "  ⚠ unreadable".to_owned();
         }
+        let mut remarks = Vec::new();
+        let current_too = self.is_current_quarantined();
+        match self.quarantined.len() - usize::from(current_too) {
+            _ if current_too => remarks.push("  ⚠ quarantined".to_owned()),
+            0 => {}
+            others => remarks.push(format!("  ⚠ {} quarantined", human::count(others, "version"))),
+        }
         let left: Vec<_> = self.stagings.iter().filter(|staging| !staging.in_use).collect();
-        match left.iter().map(|staging| staging.begun_at).min() {
-            None => String::new(),
-            Some(oldest) => {
-                format!("  ⚠ {} left {}", human::count(left.len(), "staging"), human::age(Some(oldest), now))
-            }
+        if let Some(oldest) = left.iter().map(|staging| staging.begun_at).min() {
+            let (count, age) = (human::count(left.len(), "staging"), human::age(Some(oldest), now));
+            remarks.push(format!("  ⚠ {count} left {age}"));
+        }
+        remarks.concat()
+    }
+
+    fn is_current_quarantined(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| self.quarantined.contains(current))
+    }
+
+    fn style(&self, now: Timestamp) -> Style {
+        match &self.verified {
+            _ if self.is_current_quarantined() => out::ACT,
+            Some(check) if !check.ok => out::ACT,
+            _ if self.remarks(now).is_empty() => Style::new(),
+            _ => out::LOOK,
         }
     }
-}
-
-/// The bytes of a version whose files have more names than the one it knows them by.
-fn shared_bytes(current: &Current) -> u64 {
-    let files = current.manifest().files.iter();
-    let is_shared = |path| {
-        let meta = current.open(path).ok().and_then(|file| file.metadata().ok());
-        meta.is_some_and(|meta| meta.nlink() > 1)
-    };
-    files.filter(|file| is_shared(&file.path)).map(|file| file.size).fold(0, u64::saturating_add)
 }
 
 fn print(listing: &Listing<'_>) -> anyhow::Result<()> {
@@ -142,10 +174,12 @@ fn print(listing: &Listing<'_>) -> anyhow::Result<()> {
         out::plain_error(&format!("no agents in {} yet", listing.store.display()));
     }
     if !listing.agents.is_empty() {
-        let header = ["AGENT", "CURRENT", "AGE", "SIZE", "SHARED", "VERSIONS"];
+        let header = ["AGENT", "CURRENT", "AGE", "SIZE", "SHARED", "VERSIONS", "VERIFIED"];
         let rows = listing.agents.iter().map(|row| row.cells(now)).collect();
-        for (number, line) in human::table(&header, &[3, 4, 5], rows).into_iter().enumerate() {
-            writeln!(out, "{}", out::styled(human::row_style(number, &line), line))?;
+        let styles = listing.agents.iter().map(|row| row.style(now));
+        let styles = std::iter::once(out::BOLD).chain(styles);
+        for (line, style) in human::table(&header, &[3, 4, 5], rows).into_iter().zip(styles) {
+            writeln!(out, "{}", out::styled(style, line))?;
         }
     }
     for Alias { alias, agent } in &listing.aliases {

@@ -61,9 +61,9 @@ fn ls_is_a_table() {
     fs::create_dir(desk.root().join("synthesizer/versions/v9.tmp")).unwrap();
     let listing = desk.run(&["ls"]).ok();
     let expected = "\
-AGENT        CURRENT                 AGE  SIZE  SHARED  VERSIONS
-scout        v1                      0s    7 B     0 B         1
-synthesizer  -  ⚠ 1 staging left 0s  -       -       -         1
+AGENT        CURRENT                 AGE  SIZE  SHARED  VERSIONS  VERIFIED
+scout        v1                      0s    7 B     0 B         1  never
+synthesizer  -  ⚠ 1 staging left 0s  -       -       -         1  -
 news-cleaner-agent → synthesizer
 ";
     // However slow the machine is.
@@ -134,8 +134,23 @@ fn show_tells_where_a_version_came_from() {
     }
     let old = desk.run(&["show", "scout", "v1"]).ok();
     assert!(old.starts_with("scout/v1\n"), "{old}");
+    for part in ["verified   never\n", "costs      7 B alone, 0 B shared with others\n"] {
+        assert!(old.contains(part), "{part:?} is not in\n{old}");
+    }
+    desk.run(&["tag", "scout", "champion", "v1"]).ok();
+    desk.run(&["tag", "scout", "fallback", "v1"]).ok();
+    let tagged = desk.run(&["show", "scout", "champion"]).ok();
+    assert!(
+        tagged.starts_with("scout/v1\n") && tagged.contains("refs       champion, fallback\n"),
+        "{tagged}"
+    );
     let json = desk.run(&["show", "scout", "v1", "--json"]).json();
     assert_eq!(json["is_current"], false);
+    assert_eq!((&json["refs"][1], &json["alone_bytes"]), (&"fallback".into(), &7.into()));
+    assert_eq!(
+        (&json["verified"], &json["quarantine"]),
+        (&serde_json::Value::Null, &serde_json::Value::Null)
+    );
     assert_eq!(json["manifest"]["files"][0]["path"], "config.json");
 }
 
@@ -145,7 +160,12 @@ fn path_prints_nothing_but_the_path() {
     let path = desk.run(&["path", "scout"]).ok();
     assert_eq!(path, format!("{}\n", desk.root().join("scout/versions/v1").display()));
     desk.store().add_alias(&agent("old"), &agent("scout")).unwrap();
-    assert_eq!(desk.run(&["path", "old", "--version", "v1"]).ok(), path);
+    desk.run(&["tag", "scout", "champion", "v1"]).ok();
+    for arguments in
+        [&["path", "old", "--version", "v1"][..], &["path", "old", "v1"], &["path", "scout", "champion"]]
+    {
+        assert_eq!(desk.run(arguments).ok(), path, "{arguments:?}");
+    }
     assert_eq!(desk.run(&["path", "old", "--json"]).json()["agent"], "scout");
 }
 
@@ -251,4 +271,47 @@ fn what_others_wrote_does_not_reach_the_terminal_as_it_is() {
     desk.run(&["publish", "scout", "v1", "--from", "folder", "--metadata", note]).ok();
     let shown = desk.run(&["show", "scout"]).ok();
     assert!(!shown.contains('\u{1b}') && shown.contains(r"red\u{1b}[31m\nand more"), "{shown:?}");
+}
+
+#[test]
+fn what_is_known_against_a_version_is_told_by_every_command_that_names_it() {
+    let desk = Desk::new();
+    desk.publish("scout", "v1");
+    desk.publish("scout", "v2");
+    let known = |directory: &str, version: &str, note: &str| {
+        let directory = desk.root().join("scout").join(directory);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(format!("{version}.json")), note).unwrap();
+    };
+    let checked = |ok| {
+        let at = jiff::Timestamp::now() - std::time::Duration::from_hours(72);
+        format!(r#"{{"at": "{at}", "ok": {ok}, "bytes": 7, "seconds": 0.5, "findings": 0}}"#)
+    };
+    known(".verified", "v2", &checked(true));
+    let line = |listing: &str| listing.lines().nth(1).unwrap().to_owned();
+    let shown = line(&desk.run(&["ls"]).ok());
+    assert!(shown.ends_with("2  3d ago ok"), "{shown}");
+    assert!(desk.run(&["show", "scout"]).ok().contains("  verified   3d ago ok\n"));
+
+    known(".verified", "v2", &checked(false));
+    assert!(line(&desk.run(&["ls"]).ok()).ends_with("3d ago CORRUPT"));
+    let mark = r#"{"at": "2025-10-28T10:15:30Z", "by": "ada@host", "reason": "config.json\u001b[2J"}"#;
+    known(".quarantine", "v1", mark);
+    assert!(line(&desk.run(&["ls"]).ok()).starts_with("scout  v2  ⚠ 1 version quarantined"));
+    known(".quarantine", "v2", mark);
+    assert!(line(&desk.run(&["ls"]).ok()).starts_with("scout  v2  ⚠ quarantined"));
+    let words = r"is quarantined since 2025-10-28T10:15:30Z by ada@host: config.json\u{1b}[2J";
+    let shown = desk.run(&["show", "scout"]).ok();
+    assert!(shown.contains(&format!("  ⚠ this version {words}\n")), "{shown}");
+    let run = desk.run(&["path", "scout"]).ended(0);
+    assert_eq!(run.stderr, format!("warning: scout/v2 {words}\n"));
+    assert_eq!(run.stdout, format!("{}\n", desk.root().join("scout/versions/v2").display()));
+    let json = desk.run(&["ls", "--json"]).json();
+    assert_eq!(json["agents"][0]["quarantined"], serde_json::json!(["v1", "v2"]));
+    assert_eq!(json["agents"][0]["verified"]["ok"], false);
+    // Nobody goes there by accident.
+    let output = desk.command(&["rollback", "scout"]).env("CLICOLOR_FORCE", "1").output().unwrap();
+    let run = Run::of("rollback", &output).ended(6);
+    assert!(run.stderr.contains("scout/v1 is quarantined"), "{}", run.stderr);
+    assert!(!run.stderr.contains("\u{1b}[2J"), "{:?}", run.stderr);
 }
