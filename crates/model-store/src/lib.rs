@@ -95,7 +95,7 @@ pub use near::near_names;
 pub use payload::PayloadProblem;
 pub use pointers::{Moved, RefEntry};
 pub use progress::Progress;
-pub use publish::{Activation, FinalizeOptions, Published};
+pub use publish::{Activation, ChecksumKind, FinalizeOptions, Published};
 pub use quarantine::Quarantine;
 pub use read::{Current, Lease};
 pub use repair::{Mended, Repair, RepairOptions, Repaired};

@@ -87,6 +87,22 @@ impl Manifest {
         }
     }
 
+    /// The manifest that the old Python helper would have written, with its checksum.
+    pub(crate) fn as_legacy(&self, checksum: Digest) -> Self {
+        Self {
+            version: self.version.clone(),
+            checksum,
+            metadata: self.metadata.clone(),
+            format: None,
+            checksum_algorithm: None,
+            agent: None,
+            created_at: None,
+            files: Vec::new(),
+            links: Vec::new(),
+            extra: Map::new(),
+        }
+    }
+
     /// Reads a manifest of any format.
     pub fn from_json(json: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(json)

@@ -18,6 +18,7 @@ use crate::history::{self, Action, MoveOptions, PointerName, Record};
 use crate::holder::now;
 use crate::human::human_size;
 use crate::layout::{self, Place, Pointer, VERSIONS_DIR};
+use crate::legacy;
 use crate::manifest::{FileEntry, Manifest};
 use crate::names::{AgentName, MANIFEST_FILE, PayloadPath, VersionName};
 use crate::payload::{Payload, PayloadFile, PayloadProblem, Stamp};
@@ -41,6 +42,17 @@ pub enum Activation {
     Keep,
 }
 
+/// Which checksum, and so which manifest, a version gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChecksumKind {
+    /// Format 1: the digest of the listing that `sha256sum` prints.
+    #[default]
+    Listing,
+    /// The old Python helper's three keys, for hosts where its readers still verify. Without digests of the
+    /// files a damaged version cannot be mended, and a copy of it may not verify.
+    Legacy,
+}
+
 /// What [`Staging::finalize`] wants to know.
 #[derive(Clone, Debug, Default)]
 pub struct FinalizeOptions {
@@ -48,6 +60,8 @@ pub struct FinalizeOptions {
     pub metadata: Map<String, Value>,
     /// Whether the version becomes current.
     pub activation: Activation,
+    /// Which manifest it gets.
+    pub checksum: ChecksumKind,
     /// The manifest's `created_at`; now unless given. Fixed by generators whose output must be reproducible.
     pub created_at: Option<Timestamp>,
     /// Who, for the history; `user@host` unless given.
@@ -87,16 +101,16 @@ impl Staging {
     /// Whatever fails up to that rename leaves the store as it was, and removes the staging. A failure
     /// between the rename and the move of `current` takes the version back.
     pub fn finalize(mut self, options: FinalizeOptions) -> Result<Published, StoreError> {
-        let FinalizeOptions { metadata, activation, created_at, actor, reason } = options;
+        let FinalizeOptions { metadata, activation, checksum, created_at, actor, reason } = options;
         // What cannot be moved later is said before the work.
         self.agent.current()?;
         let payload = self.validated()?;
         let files = self.hashed(&payload.files)?;
         let (agent, version) = (self.agent().clone(), self.version.clone());
         let created_at = created_at.unwrap_or_else(now);
-        let manifest =
-            Manifest::new(agent.clone(), version.clone(), metadata, created_at, files, payload.links.clone());
-        self.write_manifest(&manifest)?;
+        let links = payload.links.clone();
+        let listed = Manifest::new(agent.clone(), version.clone(), metadata, created_at, files, links);
+        let manifest = self.write_manifest(&listed, checksum)?;
         self.sync_all(&payload)?;
         // Hashing gigabytes is nobody else's business; from here on it is.
         let Some(_lock) = self.store.lock(&self.agent)? else {
@@ -117,7 +131,7 @@ impl Staging {
         };
         self.announce(&record)?;
         self.name = None;
-        let left_outside = self.take_away(&manifest);
+        let left_outside = self.take_away(&listed);
         Ok(Published {
             path: self.agent.version_path(&version, Place::Versions),
             agent,
@@ -125,8 +139,8 @@ impl Staging {
             checksum: manifest.checksum,
             previous,
             activated: activation == Activation::Activate,
-            files: manifest.files.len(),
-            bytes: manifest.size_bytes(),
+            files: listed.files.len(),
+            bytes: listed.size_bytes(),
             left_outside,
         })
     }
@@ -176,20 +190,25 @@ impl Staging {
         hash_one(self.dir(), self.path(), found.path.clone(), self.store.progress())
     }
 
-    /// Step 3, at its end. What no reader could read again is refused here, before it exists.
-    fn write_manifest(&self, manifest: &Manifest) -> Result<(), StoreError> {
+    /// Step 3, at its end: writes the manifest and gives the one that was written. What no reader could read
+    /// again is refused here, before it exists.
+    fn write_manifest(&self, listed: &Manifest, checksum: ChecksumKind) -> Result<Manifest, StoreError> {
         let path = self.path().join(MANIFEST_FILE);
         let failed = |e| StoreError::io("write", &path, e);
+        let mut file = durable::create_file(self.dir(), MANIFEST_FILE).map_err(failed)?;
+        let manifest = match checksum {
+            ChecksumKind::Listing => listed.clone(),
+            // The manifest's own name is there by now: it may change the order in which a directory is listed.
+            ChecksumKind::Legacy => {
+                listed.as_legacy(legacy::tally(self.dir(), self.path(), self.store.progress())?.checksum)
+            }
+        };
         let json = manifest.to_json().map_err(|e| failed(e.into()))?;
-        if let Err(reason) = check_readable(manifest, &json) {
+        if let Err(reason) = check_readable(&manifest, &json) {
             return Err(self.refused(vec![PayloadProblem::new(MANIFEST_FILE, reason)]));
         }
-        let write = || {
-            let mut file = durable::create_file(self.dir(), MANIFEST_FILE)?;
-            file.write_all(&json)?;
-            durable::seal(file.as_fd())
-        };
-        write().map_err(failed)
+        file.write_all(&json).and_then(|()| durable::seal(file.as_fd())).map_err(failed)?;
+        Ok(manifest)
     }
 
     /// Step 4: every file, then every directory from the innermost out. Directories get the store's mode first.

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use model_store::{AgentEntry, Digest, FinalizeOptions, Generation, StoreError, exit};
+use model_store::{AgentEntry, ChecksumKind, Digest, FinalizeOptions, Generation, StoreError, exit};
 use serde_json::json;
 
 use crate::fixture::{Fixture, agent, has_program, payload, scout, version};
@@ -73,6 +73,29 @@ fn a_legacy_checksum_agrees_with_python() {
     write_manifest(&dir, String::from_utf8(output.stdout).unwrap().trim());
     let report = fixture.store.verify(&scout(), &version("v1")).unwrap();
     assert!(report.is_ok(), "{report:?}");
+}
+
+#[test]
+fn a_version_is_published_for_pythons_readers() {
+    if !has_program("python3", "--version") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let staging = fixture.store.stage_new(&scout(), &version("v1")).unwrap();
+    for i in 0..300 {
+        staging.write(&payload(&format!("d{}/e{i}/f", i % 90)), format!("file {i}").as_bytes()).unwrap();
+    }
+    let options = FinalizeOptions { checksum: ChecksumKind::Legacy, ..FinalizeOptions::default() };
+    let published = staging.finalize(options).unwrap();
+    assert_eq!(published.files, 300);
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(published.path.join("manifest.json")).unwrap()).unwrap();
+    let keys: Vec<_> = manifest.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["version", "checksum", "metadata"]);
+    let output = Command::new("python3").args(["-c", PYTHON_CHECKSUM]).arg(&published.path).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), published.checksum.to_string());
+    let report = fixture.store.verify(&scout(), &version("v1")).unwrap();
+    assert!(report.is_ok() && report.legacy, "{report:?}");
 }
 
 /// `<agent>/v1` without `versions/`, and an absolute `current`.
