@@ -20,7 +20,7 @@ const VERSIONS: [&str; 5] = ["v0", "v1", "v2", "v3", "v4"];
 /// One of them could be a version's.
 const REFS: [&str; 3] = ["champion", "candidate", "v1"];
 /// Where the variable does not say: some seconds.
-const CASES: u32 = 48;
+const CASES: u32 = 80;
 
 type Name = &'static str;
 
@@ -49,9 +49,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         3 => prop::option::weighted(0.3, version()).prop_map(|to| Operation::Rollback { to }),
         2 => (name(), version()).prop_map(|(name, version)| Operation::Tag { name, version }),
         1 => name().prop_map(|name| Operation::Untag { name }),
-        1 => version().prop_map(|version| Operation::Lease { version }),
+        3 => version().prop_map(|version| Operation::Lease { version }),
         1 => Just(Operation::EndLeases),
-        2 => (0_usize..3, prop::bool::weighted(0.1))
+        4 => (0_usize..3, prop::bool::weighted(0.1))
             .prop_map(|(keep, only_old)| Operation::Collect { keep, only_old }),
         1 => version().prop_map(|version| Operation::Verify { version }),
     ]
@@ -321,7 +321,7 @@ proptest! {
 
     #[test]
     fn any_sequence_of_operations_leaves_store_and_model_the_same(
-        operations in prop::collection::vec((prop::sample::select(&AGENTS[..]), operation()), 1..30)
+        operations in prop::collection::vec((prop::sample::select(&AGENTS[..]), operation()), 1..50)
     ) {
         let mut pair = Pair::new();
         for (name, operation) in &operations {
