@@ -37,7 +37,9 @@ fn chance() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn check(target: &str, cases: u32, check: impl Fn(&[u8])) {
-    seeds(target).iter().for_each(|seed| check(seed));
+    for seed in seeds(target) {
+        check(&seed);
+    }
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let inputs = prop_oneof![9 => slips(target), 1 => chance()];
     let mut runner = proptest::test_runner::TestRunner::new(config);

@@ -17,7 +17,9 @@ fn seeds() -> Vec<Vec<u8>> {
 fn the_committed_seeds() {
     let seeds = seeds();
     assert!(seeds.len() >= 5, "the corpus is not there");
-    seeds.iter().for_each(|seed| checks::tensors(seed));
+    for seed in &seeds {
+        checks::tensors(seed);
+    }
 }
 
 proptest! {
