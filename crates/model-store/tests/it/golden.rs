@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model_store::{AgentEntry, ModelStore, MoveOptions, Policy, StoreError};
+use model_store::{AgentEntry, Doctoring, ModelStore, MoveOptions, Policy, StoreError};
 
 use crate::fixture::{agent, full_message, scout, version};
 
@@ -297,6 +297,72 @@ fn they_are_collected() {
         left.retain(|path, _| !control(path));
         expected.retain(|path, _| !control(path));
         assert_eq!(left, expected, "{row}: more was changed than retired");
+    }
+}
+
+/// What the doctor says of a store: which check, of what, and a part of it.
+const COMPLAINTS: &[(&str, &[(&str, &str, &str)])] = &[
+    (
+        "python-helper",
+        &[
+            ("old-layout", "scout/versions/v1", "by the Python helper"),
+            ("old-layout", "scout/versions/v2", "by the Python helper"),
+        ],
+    ),
+    ("hub-snapshot", &[("old-layout", "scout/versions/v1", "by the Python helper")]),
+    (
+        "toy-script",
+        &[
+            ("old-layout", "memory/current", "absolute link"),
+            ("old-layout", "memory/v1", "not in versions/"),
+            ("old-layout", "memory/v1", "by the Python helper"),
+            ("old-layout", "scout/current", "absolute link"),
+            ("old-layout", "scout/v1", "not in versions/"),
+        ],
+    ),
+    (
+        "dangling-current",
+        &[
+            ("pointers", "scout/current", "points at v9, which is not there"),
+            ("history", "scout/history.jsonl", "says that current is at v2"),
+        ],
+    ),
+    (
+        "current-outside",
+        &[
+            ("pointers", "scout/current", "outside this agent"),
+            ("history", "scout/history.jsonl", "outside this agent"),
+        ],
+    ),
+    ("torn-history", &[("history", "scout/history.jsonl", "did not finish")]),
+    ("unreadable-manifest", &[("versions", "scout/versions/v2", "is not a manifest")]),
+    (
+        "format-2",
+        &[
+            ("versions", "scout/versions/v0", "is of format 2"),
+            ("versions", "scout/versions/v2", "is of format 2"),
+        ],
+    ),
+];
+
+#[test]
+fn they_are_diagnosed() {
+    // What these say is of this host.
+    const OF_THE_HOST: [&str; 4] = ["root", "file-system", "space", "clock"];
+    for golden in GOLDEN {
+        let row = golden.name;
+        let (_dir, store) = open(row);
+        let before = tree(store.root());
+        let found = store.doctor(Doctoring::Look).unwrap();
+        let found: Vec<_> = found.complaints.iter().filter(|one| !OF_THE_HOST.contains(&one.check)).collect();
+        let expected =
+            COMPLAINTS.iter().find(|(name, _)| *name == row).map_or(&[][..], |(_, expected)| expected);
+        assert_eq!(found.len(), expected.len(), "{row}: {found:#?}");
+        for (found, (check, subject, part)) in found.iter().zip(expected) {
+            assert_eq!((found.check, &*found.subject), (*check, &*store.root().join(subject)), "{row}");
+            assert!(found.what.contains(part), "{row}: {part:?} is not in {:?}", found.what);
+        }
+        assert_eq!(tree(store.root()), before, "{row}: looking changed it");
     }
 }
 
