@@ -300,8 +300,11 @@ fn they_are_collected() {
     }
 }
 
-/// What the doctor says of a store: which check, of what, and a part of it.
-const COMPLAINTS: &[(&str, &[(&str, &str, &str)])] = &[
+/// Which check complains, of what, and a part of what it says.
+type Complained = (&'static str, &'static str, &'static str);
+
+/// What the doctor says of each store that is not in order.
+const COMPLAINTS: &[(&str, &[Complained])] = &[
     (
         "python-helper",
         &[
