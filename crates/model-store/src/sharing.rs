@@ -26,13 +26,12 @@ use crate::names::{AgentName, PayloadPath, VersionName};
 use crate::outside::dir_of;
 use crate::payload::PayloadFile;
 use crate::progress::Stopped;
+use crate::quarantine;
 use crate::read::read_manifest;
 use crate::staging::Staging;
 use crate::streams::{self, Begun, Stream, Work};
 use crate::transfer::{Imported, regular};
 
-/// Where `<version>.json` of a version says that nothing may be taken from it.
-const QUARANTINE_DIR: &str = ".quarantine";
 /// How many files with the same bytes are remembered: one may be gone, unreadable, or have too many names.
 const PLACES: usize = 4;
 /// From so many bytes on a look at three places comes before reading the whole file.
@@ -103,7 +102,7 @@ fn known_files(staging: &Staging, sizes: &HashSet<u64>) -> HashMap<u64, SameSize
         let AgentEntry::Agent(name) = entry else { continue };
         let Ok(Some(agent)) = AgentDir::open(store.root(), &name) else { continue };
         for Pointer { version, place } in agent.published().unwrap_or_default() {
-            if place != Place::Versions || is_quarantined(&agent, &version) {
+            if place != Place::Versions || !matches!(quarantine::of(&agent, &version), Ok(None)) {
                 continue;
             }
             let Ok(Some(handle)) = agent.open_version(&version, place) else { continue };
@@ -134,14 +133,6 @@ fn known_files(staging: &Staging, sizes: &HashSet<u64>) -> HashMap<u64, SameSize
         }
     }
     known
-}
-
-/// In doubt it is: the bytes are copied then.
-fn is_quarantined(agent: &AgentDir, version: &VersionName) -> bool {
-    dir::exists(agent.handle(), &format!("{QUARANTINE_DIR}/{version}.json")).unwrap_or_else(|e| {
-        // `.quarantine` is not a directory: nothing is in it.
-        e.kind() != io::ErrorKind::NotADirectory
-    })
 }
 
 impl Published {

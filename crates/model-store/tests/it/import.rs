@@ -103,7 +103,8 @@ fn what_is_doubtful_is_not_shared() {
         ("quarantined", |version| {
             let quarantine = version.join("../../.quarantine");
             fs::create_dir(&quarantine).unwrap();
-            fs::write(quarantine.join("v1.json"), b"{}").unwrap();
+            let note = r#"{"at": "2025-09-12T08:30:00Z", "by": "somebody", "reason": "damaged"}"#;
+            fs::write(quarantine.join("v1.json"), note).unwrap();
         }),
         ("of a newer format", |version| {
             let path = version.join("manifest.json");

@@ -62,6 +62,7 @@ pub(crate) struct Args {
 /// How the files come in; without one of these, what the store has already is shared, and the rest is copied.
 #[derive(Debug, clap::Args)]
 #[group(multiple = false)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag, and clap lets only one be given")]
 struct TransferArgs {
     /// Write every byte, sharing nothing with other versions
     #[arg(long)]
@@ -123,7 +124,7 @@ pub(crate) fn run(global: &Global, args: Args) -> anyhow::Result<u8> {
         );
     }
     for path in &published.left_outside {
-        out::warning(&format!("{} stays: it changed meanwhile, or cannot be removed", path.display()));
+        out::warning(format!("{} stays: it changed meanwhile, or cannot be removed", path.display()));
     }
     if global.json {
         out::json(&Output { published: &published, bytes_in: BytesIn::of(&imported) })?;
@@ -169,6 +170,7 @@ struct Output<'a> {
 
 /// Where the bytes came from.
 #[derive(serde::Serialize)]
+#[expect(clippy::struct_field_names, reason = "they are the keys that are printed")]
 struct BytesIn {
     shared_bytes: u64,
     copied_bytes: u64,

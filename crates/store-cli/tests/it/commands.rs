@@ -29,6 +29,26 @@ fn publish_says_what_it_did() {
 }
 
 #[test]
+fn publish_says_where_the_bytes_came_from() {
+    let desk = Desk::with_v1();
+    let bytes_in = |version: &str, flags: &[&str]| {
+        let arguments = [&["--json", "publish", "scout", version, "--from", "folder"], flags].concat();
+        let json = desk.run(&arguments).json();
+        ["shared_bytes", "copied_bytes", "linked_bytes", "reflinked_bytes"]
+            .map(|key| json[key].as_u64().unwrap())
+    };
+    assert_eq!(bytes_in("v2", &[])[0], 7, "what v1 has is shared");
+    assert_eq!(bytes_in("v3", &["--copy"]), [0, 7, 0, 0]);
+    assert_eq!(bytes_in("v4", &["--link"]), [0, 0, 7, 0]);
+    let shared = desk.run(&["publish", "scout", "v5", "--from", "folder"]).ok();
+    assert!(shared.contains("7 B shared with other versions\n"), "{shared}");
+    let both = desk.run(&["publish", "scout", "v6", "--from", "folder", "--copy", "--move"]);
+    assert_eq!(both.code, Some(2), "{}", both.stderr);
+    desk.run(&["publish", "scout", "v6", "--from", "folder", "--move"]).ok();
+    assert!(!desk.folder().exists());
+}
+
+#[test]
 fn a_version_published_again_leaves_its_old_manifest_behind() {
     let desk = Desk::with_v1();
     let from = desk.root().join("scout/versions/v1");
