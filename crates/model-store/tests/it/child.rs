@@ -13,6 +13,7 @@ use model_store::{
 };
 
 use crate::fixture::{full_message, payload, scout, version};
+use crate::torture::crowd::{self, Role};
 
 const TASK_VARIABLE: &str = "MODEL_STORE_TEST_CHILD";
 /// How many writes and opens a child makes before the first that matters. Faults are injected by the count of
@@ -59,6 +60,8 @@ pub(crate) enum Work {
     HoldLock,
     /// Say `holding` with a staging open, and go on when stdin ends.
     HoldStaging,
+    /// Play a role in a crowd until stdin ends.
+    Crowd(Role),
 }
 
 impl Task {
@@ -110,6 +113,15 @@ impl Running {
         }
     }
 
+    /// Ends its stdin.
+    pub(crate) fn release(&mut self) {
+        drop(self.0.stdin.take());
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
     pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -121,7 +133,7 @@ impl Running {
         let (mut stdout, mut stderr) = (String::new(), String::new());
         self.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
         self.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        Outcome { status: self.0.wait().unwrap(), stderr }
+        Outcome { status: self.0.wait().unwrap(), stdout, stderr }
     }
 }
 
@@ -135,6 +147,7 @@ impl Drop for Running {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
@@ -203,6 +216,7 @@ pub(crate) fn perform(store: &ModelStore, task: &Task) -> Result<(), Failure> {
                 complete(&repaired.problems)?;
             }
         }
+        Work::Crowd(role) => crowd::play(store, role, &task.version)?,
         _ => publish_somehow(store, task).map(drop)?,
     }
     Ok(())

@@ -3,7 +3,7 @@
 //!
 //! `TORTURE=full` tries every point, `TORTURE=N` every N-th; unset, each matrix takes a sample.
 
-mod crowd;
+pub(crate) mod crowd;
 mod disk;
 mod matrix;
 mod power;
