@@ -5,7 +5,7 @@ MODELS   := $(CURDIR)/.models
 export MODEL_TEST_MINILM ?= $(MODELS)/all-MiniLM-L6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools test-tools runtimes models fuzz bench clean-demo
+.PHONY: help demo test ci lint doc setup build-tools test-tools torture runtimes models fuzz bench clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -21,6 +21,9 @@ demo: setup ## everything from nothing: toy store, an fp16 engine for the analys
 
 test: setup test-tools models lint ## all set-up, fmt, clippy, documentation, every test that needs no GPU
 	cargo test --workspace --no-fail-fast
+
+torture: build-tools test-tools ## every crash point, error, power cut, and an hour of crowd (CROWD_SECONDS=3600); as root, for the mounts
+	TORTURE=full CROWD_SECONDS=$${CROWD_SECONDS:-3600} cargo test -p model-store --test it torture:: -- --nocapture --test-threads=1
 
 lint: build-tools
 	cargo fmt --all --check
@@ -47,7 +50,7 @@ runtimes: ## ONNX Runtime and TensorRT-RTX into .runtimes/, pinned by hash
 	@scripts/fetch-wheel tensorrt-rtx-cu13-libs==1.7.1.116 e3fd45fed001240d63304e77a2d4006319b839994237cb294b6e7ad72acaabcd \
 		$(RUNTIMES)/tensorrt-rtx tensorrt_rtx_libs/libtensorrt_rtx.so.1 tensorrt_rtx_libs/libtensorrt_onnxparser_rtx.so.1
 
-test-tools: ## strace, which the crash tests cut with; without it they skip and say so
+test-tools: ## strace, xfsprogs and btrfs-progs, which the crash tests cut with; without them they skip and say so
 	@scripts/test-tools
 
 models: ## all-MiniLM-L6-v2 into .models/, the real model that tests run on

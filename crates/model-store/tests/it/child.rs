@@ -8,8 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use model_store::{
-    Activation, FinalizeOptions, ModelStore, MoveOptions, Policy, Progress, Published, RepairOptions,
-    StoreError, exit,
+    Activation, Doctoring, FinalizeOptions, Fix, ModelStore, MoveOptions, Policy, Progress, Published,
+    RepairOptions, StoreError, exit,
 };
 
 use crate::fixture::{full_message, payload, scout, version};
@@ -52,6 +52,8 @@ pub(crate) enum Work {
     Repair,
     /// Repair a version that can only be quarantined.
     Condemn,
+    /// Let the doctor put right what he can.
+    Doctor,
     /// Retire what a policy that keeps one version does not keep.
     Collect,
     /// As `Publish`, beginning when a line comes on stdin.
@@ -215,6 +217,13 @@ pub(crate) fn perform(store: &ModelStore, task: &Task) -> Result<(), Failure> {
             if !(task.work == Work::Condemn && repaired.quarantined || repaired.after.is_ok()) {
                 complete(&repaired.problems)?;
             }
+        }
+        Work::Doctor => {
+            let failed = store.doctor(Doctoring::Fix)?.complaints.into_iter().filter_map(|complaint| {
+                let Fix::Failed { why } = complaint.fix else { return None };
+                Some(format!("could not put right {}: {why}", complaint.subject.display()))
+            });
+            complete(&failed.collect::<Vec<_>>())?;
         }
         Work::Crowd(role) => crowd::play(store, role, &task.version)?,
         _ => publish_somehow(store, task).map(drop)?,

@@ -23,20 +23,12 @@ pub(crate) enum Loss {
     Everything,
     /// Data that was not asked to last, while the names and sizes do: the journal came to the disk before them.
     Data,
-    /// What is not in the image of the disk at this moment.
-    Image,
 }
 
-impl Kind {
-    /// The ways in which the power is cut here.
-    pub(crate) fn losses(self) -> &'static [Loss] {
-        match self {
-            Self::Ext4 | Self::Xfs => &[Loss::Everything, Loss::Data],
-            // It has no journal of names to come first, and a shut-down of it has no such ways.
-            Self::Btrfs => &[Loss::Image],
-        }
-    }
+/// Each way in which the power is cut.
+pub(crate) const LOSSES: [Loss; 2] = [Loss::Everything, Loss::Data];
 
+impl Kind {
     /// How many disks of this kind are in use at once: copies of one btrfs have one identity, by which the
     /// kernel may mistake them.
     pub(crate) fn threads(self) -> usize {
@@ -99,10 +91,14 @@ impl Disk {
 
     /// Cuts the power and mounts what is left, as a host does that comes up again.
     pub(crate) fn cut(self, loss: Loss) -> Result<Self, String> {
-        let image = match loss {
-            Loss::Everything => self.shut_down(2),
-            Loss::Data => self.shut_down(1),
-            Loss::Image => {
+        let image = match (self.kind, loss) {
+            (Kind::Ext4 | Kind::Xfs, Loss::Everything) => self.shut_down(2),
+            (Kind::Ext4 | Kind::Xfs, Loss::Data) => self.shut_down(1),
+            // A shut-down of btrfs has no such ways: what is in its image at this moment is what is left.
+            (Kind::Btrfs, loss) => {
+                if matches!(loss, Loss::Data) {
+                    self.commit_names();
+                }
                 let copy = self.image.with_extension("copy");
                 copy_image(&self.image, &copy);
                 copy
@@ -128,6 +124,23 @@ impl Disk {
             rustix::ioctl::ioctl(&opened, shut_down).expect("a loop mount of our own can be shut down");
         }
         self.image.clone()
+    }
+
+    /// Commits btrfs' running transaction, as it does by itself every 30 seconds: names without their data.
+    #[expect(unsafe_code, reason = "no crate has safe calls for these ioctls")]
+    fn commit_names(&self) {
+        // _IOR(0x94, 24, u64) gives the transaction's number, _IOW(0x94, 22, u64) waits for that.
+        const START_SYNC: rustix::ioctl::Opcode = rustix::ioctl::opcode::read::<u64>(0x94, 24);
+        const WAIT_SYNC: rustix::ioctl::Opcode = rustix::ioctl::opcode::write::<u64>(0x94, 22);
+        let opened = fs::File::open(&self.at).unwrap();
+        assert!(self.kind == Kind::Btrfs, "only btrfs knows these calls");
+        // SAFETY: the one writes, the other reads a u64, which `Getter` and `Setter` give them.
+        unsafe {
+            let started = rustix::ioctl::Getter::<START_SYNC, u64>::new();
+            let transaction = rustix::ioctl::ioctl(&opened, started).expect("btrfs commits");
+            let waited = rustix::ioctl::Setter::<WAIT_SYNC, u64>::new(transaction);
+            rustix::ioctl::ioctl(&opened, waited).expect("btrfs has committed");
+        }
     }
 
     /// Whether the file system with this number lies on a loop device over our image.

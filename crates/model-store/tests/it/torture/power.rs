@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use model_store::{ModelStore, exit};
 
-use super::disk::{Disk, Kind, Loss, copy_image};
+use super::disk::{Disk, Kind, LOSSES, Loss, copy_image};
 use super::rows::{Expect, Known, ROWS, Row};
 use super::strike::{Fault, Point, can_strike, strace, strike};
 use super::{conclude, sample, scratch, stride, try_all};
@@ -85,7 +85,7 @@ fn cut_everywhere(kind: Kind, sampled: usize) {
         let dir = scratch();
         let Some(prepared) = Prepared::new(kind, row, dir.path()) else { return };
         let moments = prepared.known.points.iter().map(Moment::At).chain([Moment::Done]);
-        let all = moments.flat_map(|moment| kind.losses().iter().map(move |loss| (moment, *loss)));
+        let all = moments.flat_map(|moment| LOSSES.map(|loss| (moment, loss)));
         let cases: Vec<_> = sample(all.collect(), n, stride(sampled)).collect();
         let found = try_all(kind.threads(), &cases, |(moment, loss)| {
             let what = || format!("{kind:?}, {}, {loss:?} lost at {moment:?}", row.name);
@@ -106,8 +106,8 @@ fn catch_missing_syncs(kind: Kind) {
     for row in ROWS {
         let dir = scratch();
         let Some(prepared) = Prepared::new(kind, row, dir.path()) else { return };
-        for loss in kind.losses() {
-            let caught = prepared.cut(Moment::DoneUnsynced, *loss);
+        for loss in LOSSES {
+            let caught = prepared.cut(Moment::DoneUnsynced, loss);
             eprintln!("  without syncs, {kind:?}, {}, {loss:?} lost: {caught:?}", row.name);
             // Where names come to the disk without being asked to, a move needs no sync to last.
             let must_be_caught = !matches!(loss, Loss::Data) || row.effect.contains('+');

@@ -108,6 +108,18 @@ pub(crate) const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
+        name: "doctor --fix",
+        scene: |store| {
+            after_a_crash(store);
+            let file = store.root().join("scout/versions/v1/config.json");
+            fs::set_permissions(file, fs::Permissions::from_mode(0o666)).unwrap();
+        },
+        work: Work::Doctor,
+        effect: "v1 mended",
+        stepwise: true,
+        ..ROW
+    },
+    Row {
         name: "gc",
         scene: five_versions,
         work: Work::Collect,
@@ -230,12 +242,12 @@ impl Row {
 }
 
 impl Known {
-    /// What has to hold after the operation ended, or was broken off: readers see what is expected, the next
-    /// mutation leaves nothing behind, and the operation succeeds.
+    /// What has to hold after the operation ended, or was broken off: readers see what is expected, the doctor
+    /// leaves nothing behind, and the operation succeeds.
     pub(crate) fn check(&self, store: &ModelStore, expect: Expect) -> Result<(), String> {
         self.check_readers(store, expect)?;
-        mend(store).map_err(|e| format!("the next mutation: {}", e.message))?;
-        self.check_tidy(store).map_err(|e| format!("after the next mutation: {e}"))?;
+        mend(store).map_err(|e| format!("the doctor: {}", e.message))?;
+        self.check_tidy(store).map_err(|e| format!("after the doctor: {e}"))?;
         if State::read(store)? != self.after {
             self.row.again(store).map_err(|e| format!("once more: {}", e.message))?;
         }
@@ -286,8 +298,7 @@ impl Known {
     }
 }
 
-/// The next mutation: it clears what is left.
+/// What clears what is left: the doctor here, and every mutation likewise.
 fn mend(store: &ModelStore) -> Result<(), Failure> {
-    store.stage_new(&scout(), &version("mend"))?.discard()?;
-    Ok(())
+    perform(store, &Task { root: store.root().to_owned(), version: "none".to_owned(), work: Work::Doctor })
 }
