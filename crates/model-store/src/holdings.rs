@@ -147,13 +147,15 @@ fn published_at(records: &[Record], version: &VersionName) -> Option<Timestamp> 
     records.iter().rfind(published).map(|record| record.at)
 }
 
+/// When a version was current last; `None` where it is, or never was.
 fn left_current_at(records: &[Record], version: &VersionName) -> Option<Timestamp> {
-    let left = |record: &&Record| {
+    let came_or_went = |record: &&Record| {
         record.pointer == PointerName::Current
-            && record.from.as_ref() == Some(version)
-            && record.to.as_ref() != Some(version)
+            && record.from != record.to
+            && (record.from.as_ref() == Some(version) || record.to.as_ref() == Some(version))
     };
-    records.iter().rfind(left).map(|record| record.at)
+    let last = records.iter().rfind(came_or_went)?;
+    (last.to.as_ref() != Some(version)).then_some(last.at)
 }
 
 fn changed_at(version: BorrowedFd<'_>) -> Timestamp {
