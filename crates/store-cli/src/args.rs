@@ -78,6 +78,16 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     Ok(size.as_u64())
 }
 
+/// `200MB/s`, or `200MB`.
+pub(crate) fn bytes_per_second(text: &str) -> Result<u64, String> {
+    let size = text.strip_suffix("/s").unwrap_or(text);
+    match bytes(size) {
+        Ok(0) => Err("nothing would ever be read".to_owned()),
+        Ok(rate) => Ok(rate),
+        Err(_) => Err("write it like 200MB/s".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_and_rates() {
         let rows = [
             ("200MB", Some(200_000_000)),
             ("1.5GiB", Some(1_610_612_736)),
@@ -118,6 +128,11 @@ mod tests {
         ];
         for (text, expected) in rows {
             assert_eq!(bytes(text).ok(), expected, "{text:?}");
+        }
+        for (text, expected) in
+            [("200MB/s", Some(200_000_000)), ("1GiB", Some(1 << 30)), ("0/s", None), ("200MB/min", None)]
+        {
+            assert_eq!(bytes_per_second(text).ok(), expected, "{text:?}");
         }
     }
 }

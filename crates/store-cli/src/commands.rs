@@ -10,6 +10,7 @@ pub(crate) mod man;
 pub(crate) mod path;
 pub(crate) mod publish;
 pub(crate) mod refs;
+pub(crate) mod repair;
 pub(crate) mod rollback;
 pub(crate) mod show;
 pub(crate) mod tag;
@@ -34,6 +35,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::History(args) => history::run(&cli.global, &args),
         Command::Gc(args) => gc::run(&cli.global, &args),
         Command::Verify(args) => verify::run(&cli.global, &args),
+        Command::Repair(args) => repair::run(&cli.global, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

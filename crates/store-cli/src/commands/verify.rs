@@ -1,20 +1,24 @@
 //! `model-store verify`.
 
-use std::io::Write;
+use std::time::{Duration, Instant};
 
-use model_store::{AgentName, Digest, Finding, ModelStore, Report, StoreError, VersionName, exit};
-use serde::Serialize;
+use jiff::Timestamp;
+use model_store::{
+    AgentName, Check, ModelStore, RepairOptions, Report, Selector, StoreError, VersionName, exit,
+};
 
 use crate::args;
 use crate::cli::Global;
 use crate::meter::Meter;
+use crate::scrub::{self, Targets, Verdict};
 use crate::{human, out};
 
 const EXAMPLES: &str = "\
 Examples:
   model-store verify                 the whole store
   model-store verify scout           every version of one agent
-  model-store verify scout v1        one version
+  model-store verify scout champion  one version
+  model-store verify --max-age 30d --budget 200MB/s --repair    for a timer
 
 Without this program:
   cd \"$ROOT/scout/current\" && find . -type f ! -path ./manifest.json -printf '%P\\n' |
@@ -22,52 +26,48 @@ Without this program:
 
 /// Read every file of one version, of an agent's versions or of all, and compare it with the manifest
 ///
-/// Ends with 4 where anything is not as it was published.
+/// Ends with 4 where anything is not as it was published. What was found is remembered, for `--max-age` and
+/// for `ls`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// The agent [default: all of them]
     agent: Option<AgentName>,
-    /// The version [default: all of the agent's]
-    version: Option<VersionName>,
-}
-
-type Targets = Vec<(AgentName, VersionName)>;
-
-#[derive(Serialize)]
-struct Verdict {
-    agent: AgentName,
-    /// `None` where not even the agent's versions could be listed.
-    version: Option<VersionName>,
-    ok: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    checksum: Option<Digest>,
-    files_checked: usize,
-    bytes: u64,
-    legacy: bool,
-    findings: Vec<Finding>,
-    /// Why it could not be verified at all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-    #[serde(skip)]
-    exit_code: u8,
+    /// The version, or a ref to it [default: all of the agent's]
+    version: Option<Selector>,
+    /// Read no faster than this, such as 200MB/s
+    #[arg(long, value_name = "RATE", value_parser = args::bytes_per_second)]
+    budget: Option<u64>,
+    /// Only what was verified longer ago, or found damaged then, such as 30d; the oldest first
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    max_age: Option<Duration>,
+    /// Mend what is damaged, as `repair` does
+    #[arg(long)]
+    repair: bool,
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
     let store = global.open()?;
-    let (targets, mut verdicts) = targets(&store, args)?;
-    let total =
-        targets.iter().map(|(agent, version)| size_of(&store, agent, version)).fold(0, u64::saturating_add);
-    let meter = Meter::start("verifying", total)?;
-    let store = store.with_progress(meter.progress());
+    let (mut targets, mut verdicts) = scrub::targets(&store, args.agent.as_ref(), args.version.as_ref())?;
+    let there = targets.len();
+    if let Some(max_age) = args.max_age {
+        targets = due(&store, targets, max_age)?;
+    }
+    let meter = Meter::start("verifying", scrub::size_of(&store, &targets))?;
+    let progress = meter.progress();
+    let store = store.with_progress(match args.budget {
+        Some(rate) => progress.with_budget(rate),
+        None => progress,
+    });
     if !global.json {
         for unread in &verdicts {
-            out::unless_closed(print(unread))?;
+            out::unless_closed(unread.print(&store))?;
         }
     }
+    let mut memory = Memory { store: &store, works: true };
     for (agent, version) in targets {
-        let verdict = match store.verify(&agent, &version) {
-            Ok(report) => Verdict::of(report),
+        let verdict = match check(&store, &agent, &version, args.repair, &mut memory) {
+            Ok(verdict) => verdict,
             Err(StoreError::Interrupted) => {
                 meter.clear();
                 out::plain_error("stopped");
@@ -76,117 +76,77 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
             Err(e) => Verdict::failed(agent, Some(version), &e),
         };
         if !global.json {
-            out::unless_closed(meter.clear_for(|| print(&verdict)))?;
+            out::unless_closed(meter.clear_for(|| verdict.print(&store)))?;
         }
         verdicts.push(verdict);
     }
     meter.clear();
     if global.json {
         out::unless_closed(out::json(&verdicts))?;
+    } else if there > 0 && verdicts.is_empty() {
+        let versions = human::count(there, "version");
+        out::plain_error(&format!("nothing is due: {versions} were verified since, and found sound"));
     } else if verdicts.is_empty() {
         out::plain_error(&format!("no versions in {} yet", store.root().display()));
     }
-    let codes: Vec<u8> = verdicts.iter().map(|verdict| verdict.exit_code).collect();
-    // Damage outweighs whatever else there is.
-    let corrupt = codes.contains(&exit::CORRUPT).then_some(exit::CORRUPT);
-    Ok(corrupt.or_else(|| codes.into_iter().max()).unwrap_or(exit::OK))
+    Ok(scrub::exit_code(&verdicts))
 }
 
-/// The versions to verify, and the verdicts on agents that cannot be read: they do not keep the others from
-/// being verified.
-fn targets(store: &ModelStore, args: &Args) -> Result<(Targets, Vec<Verdict>), StoreError> {
-    if let (Some(agent), Some(version)) = (&args.agent, &args.version) {
-        let found = store.require_version(agent, version);
-        // Damage to the manifest is a verdict; a version that is not there is a mistake.
-        if let Err(e @ (StoreError::AgentNotFound { .. } | StoreError::VersionNotFound { .. })) = found {
-            return Err(e);
+fn check(
+    store: &ModelStore,
+    agent: &AgentName,
+    version: &VersionName,
+    repair: bool,
+    memory: &mut Memory<'_>,
+) -> Result<Verdict, StoreError> {
+    let begun = Instant::now();
+    let report = store.verify(agent, version)?;
+    if report.is_ok() || !repair {
+        memory.note(&report, begun);
+        // Sound, it may still bear a mark from before.
+        let marked = repair && store.quarantine(agent, version)?.is_some();
+        if !marked {
+            return Ok(Verdict::of(report));
         }
-        return Ok((vec![(agent.clone(), version.clone())], Vec::new()));
     }
-    let agents = match &args.agent {
-        Some(agent) => vec![agent.clone()],
-        None => args::every_agent(store)?,
+    let repaired = store.repair(agent, version, &RepairOptions::default())?;
+    memory.note(&repaired.after, begun);
+    Ok(Verdict::repaired(repaired))
+}
+
+/// Remembers what was found, as far as the store lets itself be written to.
+pub(crate) struct Memory<'a> {
+    pub(crate) store: &'a ModelStore,
+    pub(crate) works: bool,
+}
+
+impl Memory<'_> {
+    pub(crate) fn note(&mut self, report: &Report, begun: Instant) {
+        if self.works
+            && let Err(e) = self.store.note_check(report, begun.elapsed().as_secs_f64())
+        {
+            self.works = false;
+            out::note(format_args!("what is found is not remembered: {}", human::with_causes(&e)));
+        }
+    }
+}
+
+/// What is to be verified again, the oldest first; what never was comes before.
+fn due(store: &ModelStore, targets: Targets, max_age: Duration) -> Result<Targets, StoreError> {
+    let now = Timestamp::now();
+    let is_due = |check: &Check| {
+        let age = Duration::try_from(now.duration_since(check.at)).unwrap_or_default();
+        !check.ok || age >= max_age
     };
-    let (mut targets, mut unread) = (Vec::new(), Vec::new());
-    for agent in agents {
-        match store.versions(&agent) {
-            Ok(versions) => targets.extend(versions.into_iter().map(|version| (agent.clone(), version))),
-            // One that was asked for by name and is not there is a mistake.
-            Err(e @ StoreError::AgentNotFound { .. }) if args.agent.is_some() => return Err(e),
-            Err(e) => unread.push(Verdict::failed(agent, None, &e)),
+    let mut due = Vec::new();
+    for (agent, version) in targets {
+        match store.last_check(&agent, &version)? {
+            None => due.push((None, agent, version)),
+            Some(check) if is_due(&check) => due.push((Some(check.at), agent, version)),
+            Some(_) => {}
         }
     }
-    Ok((targets, unread))
-}
-
-/// About how many bytes there are to read, for the progress bar only.
-fn size_of(store: &ModelStore, agent: &AgentName, version: &VersionName) -> u64 {
-    let found = store.get_version(agent, version).ok().flatten();
-    found.map_or(0, |found| found.manifest().size_bytes())
-}
-
-impl Verdict {
-    fn of(report: Report) -> Self {
-        let ok = report.is_ok();
-        Self {
-            agent: report.agent,
-            version: Some(report.version),
-            ok,
-            checksum: Some(report.checksum),
-            files_checked: report.files_checked,
-            bytes: report.bytes,
-            legacy: report.legacy,
-            findings: report.findings,
-            error: None,
-            exit_code: if ok { exit::OK } else { exit::CORRUPT },
-        }
-    }
-
-    fn failed(agent: AgentName, version: Option<VersionName>, error: &StoreError) -> Self {
-        Self {
-            agent,
-            version,
-            ok: false,
-            checksum: None,
-            files_checked: 0,
-            bytes: 0,
-            legacy: false,
-            findings: Vec::new(),
-            error: Some(human::with_causes(error)),
-            exit_code: error.exit_code(),
-        }
-    }
-}
-
-fn print(verdict: &Verdict) -> anyhow::Result<()> {
-    let mut out = out::stdout();
-    let version = verdict.version.as_ref().map_or(String::new(), |version| format!("/{version}"));
-    let name = format!("{}{version}", verdict.agent);
-    if let Some(error) = &verdict.error {
-        writeln!(out, "{}  {name}   {error}", out::styled(out::ACT, "not verified"))?;
-        return Ok(());
-    }
-    let what = format!(
-        "{}, {}",
-        human::count(verdict.files_checked, "file"),
-        model_store::human_size(verdict.bytes)
-    );
-    let legacy = if verdict.legacy { ", by the old helper's checksum" } else { "" };
-    if verdict.ok {
-        writeln!(out, "{}       {name}   {what}{legacy}", out::styled(out::OK, "ok"))?;
-        return Ok(());
-    }
-    writeln!(out, "{}  {name}   {what}{legacy}", out::styled(out::ACT, "corrupt"))?;
-    for finding in &verdict.findings {
-        writeln!(out, "           {finding}")?;
-    }
-    let differs = verdict.findings.iter().any(|finding| matches!(finding, Finding::Checksum { .. }));
-    if verdict.legacy && differs {
-        writeln!(
-            out,
-            "           that checksum depends on the order in which the file system lists directories,"
-        )?;
-        writeln!(out, "           so a copied version may differ although no byte has changed")?;
-    }
-    Ok(())
+    // Stable: what is as old stays in the order of its agents and times.
+    due.sort_by_key(|(at, ..)| *at);
+    Ok(due.into_iter().map(|(_, agent, version)| (agent, version)).collect())
 }

@@ -36,15 +36,17 @@ impl Desk {
         self.run(&["publish", agent, version, "--from", text(&self.folder())]).ok();
     }
 
-    /// Changes one bit of a published file, as a failing disk would.
+    /// Changes one bit of a published file, as a failing disk would. Where the file is a hard link, its other
+    /// names keep the sound bytes.
     pub(crate) fn flip_a_bit(&self, path: &str) {
         let path = self.root().join(path);
         let mut bytes = fs::read(&path).unwrap();
         bytes[0] ^= 1;
         let mode = fs::metadata(&path).unwrap().permissions();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        fs::write(&path, bytes).unwrap();
-        fs::set_permissions(&path, mode).unwrap();
+        let rotten = path.with_extension("rotten");
+        fs::write(&rotten, bytes).unwrap();
+        fs::set_permissions(&rotten, mode).unwrap();
+        fs::rename(rotten, path).unwrap();
     }
 
     pub(crate) fn root(&self) -> PathBuf {

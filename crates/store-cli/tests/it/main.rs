@@ -10,3 +10,5 @@ mod interrupt;
 mod man;
 mod mistakes;
 mod pointers;
+mod repair;
+mod transcript;
