@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use model_store::{AgentName, Current, Digest, Lease, ModelStore, VersionName};
+use model_store::{AgentName, Current, Digest, Lease, ModelStore, StoreError, VersionName};
 
 use crate::LoadError;
 use crate::hub_cache::{self, CachedSnapshot, DEFAULT_REVISION};
@@ -244,6 +244,13 @@ fn in_store(agent: &str, options: &ResolveOptions) -> Result<Found, LoadError> {
         let missing = format!("the store {}: agent `{agent}` has no {wanted}", store.root().display());
         return Ok(Found::Absent { path: store.root().join(agent), missing });
     };
+    if let Some(quarantine) = current.quarantine()? {
+        let (version, reason) = (current.version().clone(), quarantine.reason);
+        if options.strictness == Strictness::Strict {
+            return Err(StoreError::Quarantined { agent: name, version, reason }.into());
+        }
+        tracing::warn!(agent, %version, reason, "this version is quarantined: it was found damaged");
+    }
     let Some(path) = within(current.path(), options)? else {
         let folder = match &options.model_id {
             Some(id) => format!(" and no {}", hub_cache::folder_name(id)?),

@@ -308,9 +308,11 @@ fn contradicted(agent: &AgentDir, moves: Vec<Move>) -> Result<Vec<Contradiction>
     for Move { pointer, to } in moves {
         // What a newer program calls a pointer is its own affair.
         let Ok(pointer) = pointer.parse::<PointerName>() else { continue };
-        let is_at = where_it_is(agent, &pointer)?;
-        if is_at != to {
-            found.push((pointer, to, is_at));
+        match where_it_is(agent, &pointer) {
+            Ok(is_at) if is_at != to => found.push((pointer, to, is_at)),
+            // One that leads out of the agent is nowhere that a history could name: whoever moves it mends it.
+            Ok(_) | Err(StoreError::Corrupt { .. }) => {}
+            Err(e) => return Err(e),
         }
     }
     Ok(found)

@@ -9,6 +9,7 @@ use crate::dir;
 use crate::error::StoreError;
 use crate::history::{self, Action, PointerName, Record};
 use crate::holder::flock_holders;
+use crate::human::with_causes;
 use crate::layout::{AgentDir, CURRENT_LINK, Place, Pointer};
 use crate::manifest::Generation;
 use crate::names::{AgentName, VersionName};
@@ -52,13 +53,18 @@ pub(crate) fn take(store: &ModelStore, agents: &[AgentName]) -> Result<Inventory
 }
 
 fn of_agent(agent: &AgentDir) -> Result<Vec<Holding>, StoreError> {
-    let pointed = pointed_at(agent)?;
+    let (pointed, unclear) = match pointers_of(agent) {
+        Ok(pointed) => (pointed, None),
+        // Nobody knows what is in use here: everything is.
+        Err(why) => (HashMap::new(), Some(why)),
+    };
     let records = history::read(agent)?;
     let mut holdings = Vec::new();
     for pointer in agent.published()? {
         let Some(handle) = agent.open_version(&pointer.version, pointer.place)? else { continue };
         let path = agent.version_path(&pointer.version, pointer.place);
         let mut held_by = pointed.get(&pointer.version).cloned().unwrap_or_default();
+        held_by.extend(unclear.clone());
         let created_at = match read_manifest(handle.as_fd(), &path) {
             // Nobody published this.
             Ok(None) if pointer.place == Place::Versions => continue,
@@ -94,6 +100,17 @@ fn of_agent(agent: &AgentDir) -> Result<Vec<Holding>, StoreError> {
     }
     holdings.sort_by(|a, b| (a.published_at, &a.version).cmp(&(b.published_at, &b.version)));
     Ok(holdings)
+}
+
+/// As [`pointed_at`], or why nothing may be retired by it.
+fn pointers_of(agent: &AgentDir) -> Result<HashMap<VersionName, Vec<String>>, String> {
+    let pointed = pointed_at(agent).map_err(|e| with_causes(&e))?;
+    if let Ok(Some(current)) = agent.current()
+        && !matches!(agent.open_version(&current.version, current.place), Ok(Some(_)))
+    {
+        return Err(format!("current points at {}, which is not there", current.version));
+    }
+    Ok(pointed)
 }
 
 /// The pointers at each version. One that cannot be read is an error: it may point anywhere.

@@ -155,6 +155,19 @@ impl AgentDir {
         }
     }
 
+    /// As [`current`](Self::current), for whoever is about to move it: a link that leads to no version of this
+    /// agent is none, because a move mends it. What is no link cannot be moved.
+    pub(crate) fn current_to_move(&self) -> Result<Option<Pointer>, StoreError> {
+        match self.current() {
+            Err(StoreError::Corrupt { .. })
+                if !matches!(dir::read_link(self.handle(), c"current"), Ok(LinkText::NotALink)) =>
+            {
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
     /// The open `refs/`; `None` where the agent has none.
     pub(crate) fn refs(&self) -> Result<Option<OwnedFd>, StoreError> {
         dir::open_if_there(self.handle(), REFS_DIR)
@@ -221,7 +234,8 @@ impl AgentDir {
 
 /// A pointer that leads to no version of its agent.
 fn misplaced(link: &Path, target: &str, why: &str) -> StoreError {
-    let what = format!("points at {target:?}, {why}; point it at a version: `model-store doctor` says how");
+    let command = if link.ends_with(CURRENT_LINK) { "activate" } else { "tag" };
+    let what = format!("points at {target:?}, {why}; point it at a version with `model-store {command}`");
     StoreError::corrupt(link, what)
 }
 

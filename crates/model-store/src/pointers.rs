@@ -193,7 +193,7 @@ impl ModelStore {
 
     /// What was current before the version that is.
     fn before_current(&self, agent: &AgentDir) -> Result<VersionName, StoreError> {
-        let now = agent.current()?.map(|pointer| pointer.version);
+        let now = agent.current_to_move()?.map(|pointer| pointer.version);
         let line = line_of_current(&history::read(agent)?);
         let before = line.into_iter().rev().flatten().find(|version| Some(version) != now.as_ref());
         let others = || -> Result<Vec<String>, StoreError> {
@@ -225,8 +225,8 @@ impl ModelStore {
         options: &MoveOptions,
     ) -> Result<Moved, StoreError> {
         let from = match pointer {
+            PointerName::Current => agent.current_to_move()?,
             // One that leads nowhere is what a move mends.
-            PointerName::Current => agent.current().ok().flatten(),
             PointerName::Ref(name) => agent.read_ref(name).ok().flatten(),
             PointerName::Version(_) => None,
         };

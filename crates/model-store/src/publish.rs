@@ -103,7 +103,7 @@ impl Staging {
     pub fn finalize(mut self, options: FinalizeOptions) -> Result<Published, StoreError> {
         let FinalizeOptions { metadata, activation, checksum, created_at, actor, reason } = options;
         // What cannot be moved later is said before the work.
-        self.agent.current()?;
+        self.agent.current_to_move()?;
         let payload = self.validated()?;
         let files = self.hashed(&payload.files)?;
         let (agent, version) = (self.agent().clone(), self.version.clone());
@@ -117,7 +117,7 @@ impl Staging {
             let what = "was removed while a version was staged in it";
             return Err(StoreError::corrupt(self.agent.path(), what));
         };
-        let previous = self.agent.current()?.map(|pointer| pointer.version);
+        let previous = self.agent.current_to_move()?.map(|pointer| pointer.version);
         self.make_it_exist(previous.is_none())?;
         let pointer = match activation {
             Activation::Activate => PointerName::Current,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use model_loader::{
     ResolveOptions, ResolvedModel, Source, Strictness, TextClassifier, hub_cache, load, resolve,
 };
-use model_store::{Activation, FinalizeOptions, ModelStore, exit};
+use model_store::{Activation, FinalizeOptions, ModelStore, RepairOptions, exit};
 use tempfile::TempDir;
 
 use crate::support::{check_error, copy_of, data};
@@ -361,4 +361,31 @@ fn a_resolved_model_outlives_a_new_current() {
     assert_eq!(found.version().unwrap().as_str(), "v2");
     TextClassifier::from_dir(found.path()).unwrap();
     assert_eq!(resolve("analyst", &world.options()).unwrap().version().unwrap().as_str(), "v4");
+}
+
+#[test]
+fn a_quarantined_version_is_refused_in_strict_mode_and_warned_of_otherwise() {
+    let world = World::new();
+    let store = ModelStore::open(world.store()).unwrap();
+    let (agent, version) = ("analyst".parse().unwrap(), "v2".parse().unwrap());
+    // Damage without a sound copy anywhere: the store marks the version.
+    for name in
+        ["analyst/versions/v2", "analyst/versions/v1", "empty/versions/v1", "analyst/versions/v3/elsewhere"]
+    {
+        let config = world.store().join(name).join("config.json");
+        let bytes = fs::read(&config).unwrap();
+        fs::remove_file(&config).unwrap();
+        fs::write(&config, [bytes.as_slice(), b"\n"].concat()).unwrap();
+    }
+    let hub = format!("hub/versions/v1/models--org--name/snapshots/{COMMIT}/config.json");
+    fs::remove_file(world.store().join(hub)).unwrap();
+    assert!(store.repair(&agent, &version, &RepairOptions::default()).unwrap().quarantined);
+
+    let found = resolve("analyst", &world.options()).unwrap();
+    assert!(found.path.ends_with("analyst/versions/v2"), "{found:?}");
+    let strict = ResolveOptions { strictness: Strictness::Strict, ..world.options() };
+    let error = resolve("analyst", &strict).unwrap_err();
+    let message = model_store::with_causes(&error);
+    assert!(message.contains("analyst/v2 is quarantined: config.json"), "{message}");
+    assert_eq!(error.exit_code(), exit::REFUSED);
 }

@@ -85,14 +85,14 @@ const GOLDEN: &[Golden] = &[
         name: "dangling-current",
         current: Err((4, "points at v9, which is not there")),
         rollback: Ok("v2"),
-        retired: Ok(&["v1", "v2"]),
+        retired: Ok(&[]),
         ..PLAIN
     },
     Golden {
         name: "current-outside",
         current: Err((4, "outside this agent")),
-        rollback: Err((4, "outside this agent")),
-        retired: Err((4, "outside this agent")),
+        rollback: Ok("v2"),
+        retired: Ok(&[]),
         ..PLAIN
     },
     Golden { name: "torn-history", ..PLAIN },
@@ -330,13 +330,7 @@ const COMPLAINTS: &[(&str, &[Complained])] = &[
             ("history", "scout/history.jsonl", "says that current is at v2"),
         ],
     ),
-    (
-        "current-outside",
-        &[
-            ("pointers", "scout/current", "outside this agent"),
-            ("history", "scout/history.jsonl", "outside this agent"),
-        ],
-    ),
+    ("current-outside", &[("pointers", "scout/current", "outside this agent")]),
     ("torn-history", &[("history", "scout/history.jsonl", "did not finish")]),
     ("unreadable-manifest", &[("versions", "scout/versions/v2", "is not a manifest")]),
     (
