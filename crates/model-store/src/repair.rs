@@ -350,14 +350,16 @@ impl Mender<'_> {
         let failed = |e| StoreError::io("set the mode of", &self.shown(path), e);
         let (opened, is_dir) = self.open_any(path).map_err(failed)?;
         let set = if is_dir { durable::open_up_dir(opened.as_fd()) } else { durable::seal(opened.as_fd()) };
-        set.map_err(failed).map(|()| Mended::Mode)
+        set.and_then(|()| durable::sync(opened.as_fd())).map_err(failed).map(|()| Mended::Mode)
     }
 
     fn set_group(&self, path: &str) -> Result<Mended, StoreError> {
         let failed = |e| StoreError::io("set the group of", &self.shown(path), e);
         let set = || -> io::Result<()> {
             let group = rustix::fs::stat(self.store.root())?.st_gid;
-            durable::set_group(self.open_any(path)?.0.as_fd(), group)
+            let (opened, _) = self.open_any(path)?;
+            durable::set_group(opened.as_fd(), group)?;
+            durable::sync(opened.as_fd())
         };
         set().map_err(failed).map(|()| Mended::Group)
     }

@@ -28,7 +28,8 @@ type Failures = Vec<(PathBuf, String)>;
 pub(super) fn root(store: &ModelStore) -> Failures {
     let opened = layout::open_root(store.root());
     let set = opened.and_then(|root| {
-        durable::open_up_dir(root.as_fd()).map_err(|e| StoreError::io("set the mode of", store.root(), e))
+        let set = durable::open_up_dir(root.as_fd()).and_then(|()| durable::sync(root.as_fd()));
+        set.map_err(|e| StoreError::io("set the mode of", store.root(), e))
     });
     set.err().map(|e| (store.root().to_owned(), with_causes(&e))).into_iter().collect()
 }
@@ -67,7 +68,8 @@ impl Fixer {
             if let Some(group) = self.group.filter(|group| *group != found) {
                 durable::set_group(opened.as_fd(), group)?;
             }
-            set_mode(opened.as_fd())
+            set_mode(opened.as_fd())?;
+            durable::sync(opened.as_fd())
         };
         if let Err(e) = set() {
             self.failures.push((path.to_owned(), format!("{e}; only the owner and root may change it")));

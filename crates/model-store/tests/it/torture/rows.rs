@@ -84,6 +84,18 @@ pub(crate) const ROWS: &[Row] = &[
         ..ROW
     },
     Row {
+        name: "repair of a mode",
+        scene: |store| {
+            two_versions(store);
+            let file = store.root().join("scout/versions/v2/config.json");
+            fs::set_permissions(file, fs::Permissions::from_mode(0o666)).unwrap();
+        },
+        work: Work::Repair,
+        effect: "v2 mended",
+        stepwise: true,
+        ..ROW
+    },
+    Row {
         name: "repair to a quarantine",
         scene: |store| {
             two_versions(store);
