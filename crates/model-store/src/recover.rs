@@ -33,7 +33,9 @@ pub(crate) fn clear_leftovers(agent: &AgentDir, _lock: &AgentLock) -> Result<(),
     for notes in [QUARANTINE_DIR, VERIFIED_DIR] {
         if let Ok(Some(notes)) = dir::open_if_there(agent.handle(), notes) {
             notes::remove_unfinished(notes.as_fd());
-            remove_orphans(agent, notes.as_fd());
+            for orphan in orphans(agent, notes.as_fd()) {
+                let _ = durable::remove_file(notes.as_fd(), &orphan);
+            }
         }
     }
     history::repair(agent)
@@ -48,21 +50,19 @@ fn remove_files(trash: BorrowedFd<'_>) {
     }
 }
 
-/// Removes notes about versions that are gone: who retired them died before that.
-fn remove_orphans(agent: &AgentDir, notes: BorrowedFd<'_>) {
-    for entry in dir::entries(notes).unwrap_or_default() {
-        let Some(name) = entry.name.to_str().ok().filter(|_| entry.kind == FileType::RegularFile) else {
-            continue;
-        };
-        let Some(version) = name.strip_suffix(".json").and_then(|name| VersionName::try_from(name).ok())
-        else {
-            continue;
-        };
-        let is_gone = |place| matches!(agent.open_version(&version, place), Ok(None));
-        if is_gone(Place::Versions) && is_gone(Place::Legacy) {
-            let _ = durable::remove_file(notes, name);
-        }
-    }
+/// The notes about versions that are gone: who retired them died before he took the note away.
+pub(crate) fn orphans(agent: &AgentDir, notes: BorrowedFd<'_>) -> Vec<String> {
+    let files = dir::entries(notes).unwrap_or_default().into_iter();
+    let names = files
+        .filter(|entry| entry.kind == FileType::RegularFile)
+        .filter_map(|entry| entry.name.into_string().ok());
+    let is_gone = |version: &VersionName, place| matches!(agent.open_version(version, place), Ok(None));
+    names
+        .filter(|name| {
+            let version = name.strip_suffix(".json").and_then(|name| VersionName::try_from(name).ok());
+            version.is_some_and(|it| is_gone(&it, Place::Versions) && is_gone(&it, Place::Legacy))
+        })
+        .collect()
 }
 
 fn remove_temporary_links(parent: BorrowedFd<'_>) {

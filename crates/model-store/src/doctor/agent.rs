@@ -170,6 +170,10 @@ fn leftovers(agent: &AgentDir, ward: &mut Ward) {
     for notes in [QUARANTINE_DIR, VERIFIED_DIR] {
         if let Ok(Some(handle)) = dir::open_if_there(agent.handle(), notes) {
             temporary(handle.as_fd(), &agent.path().join(notes), crate::notes::UNFINISHED_PREFIX, ward);
+            for orphan in crate::recover::orphans(agent, handle.as_fd()) {
+                let path = agent.path().join(notes).join(orphan);
+                ward.warn(LEFTOVERS, &path, "is about a version that is gone").fixable();
+            }
         }
     }
 }
