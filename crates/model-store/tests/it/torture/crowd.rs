@@ -3,7 +3,7 @@
 //! `CROWD_SECONDS` says for how long.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -58,8 +58,8 @@ pub(crate) fn play(store: &ModelStore, role: Role, name: &str) -> Result<(), Fai
             Role::Reader => read(store, &agent, &mut tally)?,
         }
     }
-    println!("\ntally {}", serde_json::to_string(&tally).unwrap());
-    Ok(())
+    let told = writeln!(std::io::stdout(), "\ntally {}", serde_json::to_string(&tally).unwrap());
+    told.map_err(|e| violation(e.to_string()))
 }
 
 fn publish(
@@ -174,7 +174,9 @@ fn a_crowd_sees_nothing_but_whole_versions() {
             break;
         }
     }
-    crowd.iter_mut().for_each(|(_, running)| running.release());
+    for (_, running) in &mut crowd {
+        running.release();
+    }
     let (mut sums, mut violations) = ([0; 3], Vec::new());
     let (mut bytes, mut missed) = (0, 0);
     for (role, running) in crowd {
