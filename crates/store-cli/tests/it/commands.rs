@@ -76,7 +76,7 @@ fn links_of_a_hub_snapshot_are_followed_on_request() {
 #[test]
 fn ls_is_a_table() {
     let desk = Desk::with_v1();
-    desk.run(&["publish", "synthesizer", "v1", "--from", "folder", "--no-activate"]).ok();
+    desk.run(&["publish", "synthesizer", "v1", "--from", "folder", "--copy", "--no-activate"]).ok();
     desk.store().add_alias(&agent("news-cleaner-agent"), &agent("synthesizer")).unwrap();
     fs::create_dir(desk.root().join("synthesizer/versions/v9.tmp")).unwrap();
     let listing = desk.run(&["ls"]).ok();
@@ -145,7 +145,7 @@ fn an_empty_store_is_no_error() {
 #[test]
 fn show_tells_where_a_version_came_from() {
     let desk = Desk::with_v1();
-    desk.run(&["publish", "scout", "v2", "--from", "folder", "--metadata", "author=Ada L"]).ok();
+    desk.run(&["publish", "scout", "v2", "--from", "folder", "--copy", "--metadata", "author=Ada L"]).ok();
     let shown = desk.run(&["show", "scout"]).ok();
     for part in
         ["scout/v2   current\n", "    author  Ada L\n", "payload    2 files, 7 B\n", "sub/vocab.txt\n"]
@@ -192,7 +192,7 @@ fn path_prints_nothing_but_the_path() {
 #[test]
 fn verify_reads_every_file() {
     let desk = Desk::with_v1();
-    desk.run(&["publish", "scout", "v2", "--from", "folder"]).ok();
+    desk.run(&["publish", "scout", "v2", "--from", "folder", "--copy"]).ok();
     let sound = desk.run(&["verify"]).ok();
     assert_eq!(sound, "ok       scout/v1   2 files, 7 B\nok       scout/v2   2 files, 7 B\n");
 

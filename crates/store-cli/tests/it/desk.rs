@@ -1,7 +1,6 @@
 //! An operator's desk: a store, a folder to publish, and the command.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 

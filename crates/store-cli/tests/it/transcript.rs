@@ -5,12 +5,12 @@ use std::fmt::Write;
 use crate::desk::Desk;
 
 const EVENING: &str = "\
-$ model-store publish scout v1 --from folder
+$ model-store publish scout v1 --from folder --copy
 published scout/v1   2 files, 7 B, checksum CHECKSUM
 scout → v1
 ROOT/scout/versions/v1
 
-$ model-store publish scout v2 --from folder
+$ model-store publish scout v2 --from folder --copy
 published scout/v2   2 files, 7 B, checksum CHECKSUM
 scout → v2   (was v1)
 ROOT/scout/versions/v2
