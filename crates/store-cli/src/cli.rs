@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 use model_store::{DEFAULT_ROOT, ModelStore, StoreError};
 
 use crate::commands::{
-    activate, completions, diff, gc, history, ls, man, path, publish, refs, repair, rollback, show, tag,
-    untag, verify,
+    activate, completions, diff, doctor, gc, history, ls, man, path, publish, refs, repair, rollback, show,
+    tag, untag, verify,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -87,6 +87,7 @@ pub(crate) enum Command {
     Gc(gc::Args),
     Verify(verify::Args),
     Repair(repair::Args),
+    Doctor(doctor::Args),
     Completions(completions::Args),
     Man(man::Args),
 }

@@ -3,6 +3,7 @@
 pub(crate) mod activate;
 pub(crate) mod completions;
 pub(crate) mod diff;
+pub(crate) mod doctor;
 pub(crate) mod gc;
 pub(crate) mod history;
 pub(crate) mod ls;
@@ -36,6 +37,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Gc(args) => gc::run(&cli.global, &args),
         Command::Verify(args) => verify::run(&cli.global, &args),
         Command::Repair(args) => repair::run(&cli.global, &args),
+        Command::Doctor(args) => doctor::run(&cli.global, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::io::Write;
 
 use model_store::{
-    AgentName, Digest, Finding, Mended, ModelStore, Repair, Repaired, Report, Selector, StoreError,
-    VersionName, exit,
+    AgentName, Complaint, Digest, Finding, Mended, ModelStore, Repair, Repaired, Report, Selector, Severity,
+    StoreError, VersionName, exit,
 };
 use serde::Serialize;
 
@@ -83,13 +83,13 @@ pub(crate) fn targets(
 
 /// `current` and refs that lead nowhere, or out of the agent.
 fn lost_pointers(store: &ModelStore, agent: &AgentName) -> Vec<Verdict> {
-    let current = store.get_current(agent).err();
-    let refs = match store.refs(agent) {
-        Ok(refs) => refs.into_iter().filter_map(|entry| store.get_ref(agent, &entry.name).err()).collect(),
-        Err(e) => vec![e],
-    };
-    let lost = current.into_iter().chain(refs);
-    lost.map(|error| Verdict::failed(agent.clone(), None, &error)).collect()
+    match store.check_pointers(agent) {
+        Ok(complaints) => {
+            let lost = complaints.iter().filter(|complaint| complaint.severity == Severity::Error);
+            lost.map(|complaint| Verdict::lost(agent.clone(), complaint)).collect()
+        }
+        Err(e) => vec![Verdict::failed(agent.clone(), None, &e)],
+    }
 }
 
 /// About how many bytes there are to read, for the progress bar only.
@@ -131,6 +131,16 @@ impl Verdict {
     }
 
     pub(crate) fn failed(agent: AgentName, version: Option<VersionName>, error: &StoreError) -> Self {
+        Self::unread(agent, version, human::with_causes(error), error.exit_code())
+    }
+
+    fn lost(agent: AgentName, pointer: &Complaint) -> Self {
+        let advice = pointer.advice.as_ref().map_or_else(String::new, |advice| format!("; {advice}"));
+        let error = format!("{}: {}{advice}", pointer.subject.display(), pointer.what);
+        Self::unread(agent, None, error, exit::CORRUPT)
+    }
+
+    fn unread(agent: AgentName, version: Option<VersionName>, error: String, exit_code: u8) -> Self {
         Self {
             agent,
             version,
@@ -141,8 +151,8 @@ impl Verdict {
             legacy: false,
             findings: Vec::new(),
             mending: None,
-            error: Some(human::with_causes(error)),
-            exit_code: error.exit_code(),
+            error: Some(error),
+            exit_code,
         }
     }
 

@@ -5,6 +5,7 @@
 mod commands;
 mod desk;
 mod diff;
+mod doctor;
 mod gc;
 mod interrupt;
 mod man;

@@ -59,6 +59,8 @@ const MISTAKES: &[(&[&str], i32, &[&str])] = &[
     (&["repair", "scot"], 3, &["did you mean scout?"]),
     (&["repair", "scout", "v3"], 3, &["no version v3"]),
     (&["repair", "scout", "v1", "--wait", "-1"], 2, &["-1"]),
+    (&["--store", "nowhere", "doctor"], 3, &["no model store at nowhere"]),
+    (&["doctor", "scout"], 2, &["scout"]),
     (&["gc"], 2, &["<AGENT>"]),
     (&["gc", "scout", "--all"], 2, &["--all"]),
     (&["gc", "scuot"], 3, &["did you mean scout?"]),
