@@ -9,7 +9,7 @@ use model_store::{DEFAULT_ROOT, ModelStore, StoreError};
 
 use crate::commands::{
     activate, completions, diff, doctor, gc, history, ls, man, path, publish, refs, repair, rollback, show,
-    tag, untag, verify,
+    tag, untag, verify, watch,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -88,6 +88,7 @@ pub(crate) enum Command {
     Verify(verify::Args),
     Repair(repair::Args),
     Doctor(doctor::Args),
+    Watch(watch::Args),
     Completions(completions::Args),
     Man(man::Args),
 }

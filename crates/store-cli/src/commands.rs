@@ -17,6 +17,7 @@ pub(crate) mod show;
 pub(crate) mod tag;
 pub(crate) mod untag;
 pub(crate) mod verify;
+pub(crate) mod watch;
 
 use crate::cli::{Cli, Command};
 
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Verify(args) => verify::run(&cli.global, &args),
         Command::Repair(args) => repair::run(&cli.global, &args),
         Command::Doctor(args) => doctor::run(&cli.global, &args),
+        Command::Watch(args) => watch::run(&cli.global, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

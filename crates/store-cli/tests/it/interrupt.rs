@@ -11,12 +11,12 @@ use rustix::process::{Pid, Signal};
 
 use crate::desk::{Desk, agent, version};
 
-fn signal(child: &Child, signal: Signal) {
+pub(crate) fn signal(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, signal).unwrap();
 }
 
-fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
     let started = Instant::now();
     while !there() {
         assert!(started.elapsed() < Duration::from_secs(30), "waited in vain for {what}");

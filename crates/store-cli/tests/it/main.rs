@@ -13,3 +13,4 @@ mod mistakes;
 mod pointers;
 mod repair;
 mod transcript;
+mod watch;
