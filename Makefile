@@ -50,7 +50,7 @@ runtimes: ## ONNX Runtime and TensorRT-RTX into .runtimes/, pinned by hash
 	@scripts/fetch-wheel tensorrt-rtx-cu13-libs==1.7.1.116 e3fd45fed001240d63304e77a2d4006319b839994237cb294b6e7ad72acaabcd \
 		$(RUNTIMES)/tensorrt-rtx tensorrt_rtx_libs/libtensorrt_rtx.so.1 tensorrt_rtx_libs/libtensorrt_onnxparser_rtx.so.1
 
-test-tools: ## strace, xfsprogs and btrfs-progs, which the crash tests cut with; without them they skip and say so
+test-tools: ## strace, xfsprogs and btrfs-progs, which the crash tests cut with, and promtool; without them tests skip and say so
 	@scripts/test-tools
 
 models: ## all-MiniLM-L6-v2 into .models/, the real model that tests run on

@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 use model_store::{DEFAULT_ROOT, ModelStore, StoreError};
 
 use crate::commands::{
-    activate, completions, diff, doctor, gc, history, ls, man, path, publish, refs, repair, rollback, show,
-    tag, untag, verify, watch,
+    activate, completions, diff, doctor, gc, history, ls, man, metrics, path, publish, refs, repair,
+    rollback, show, tag, untag, verify, watch,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -89,6 +89,7 @@ pub(crate) enum Command {
     Repair(repair::Args),
     Doctor(doctor::Args),
     Watch(watch::Args),
+    Metrics(metrics::Args),
     Completions(completions::Args),
     Man(man::Args),
 }

@@ -7,6 +7,7 @@ mod human;
 mod meter;
 mod moved;
 mod out;
+mod prometheus;
 mod scrub;
 
 use std::process::ExitCode;

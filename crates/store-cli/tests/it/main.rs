@@ -9,6 +9,7 @@ mod doctor;
 mod gc;
 mod interrupt;
 mod man;
+mod metrics;
 mod mistakes;
 mod pointers;
 mod repair;

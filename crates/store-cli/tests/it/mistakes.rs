@@ -63,6 +63,8 @@ const MISTAKES: &[(&[&str], i32, &[&str])] = &[
     (&["watch", "scout", "--all"], 2, &["--all"]),
     (&["watch", "scout", "--interval", "0s"], 2, &["some time between"]),
     (&["watch", "../x"], 2, &["\"../x\""]),
+    (&["metrics", "--output", "nowhere/x.prom"], 1, &["nowhere/x.prom", "No such file"]),
+    (&["--store", "nowhere", "metrics"], 3, &["no model store at nowhere"]),
     (&["--store", "nowhere", "doctor"], 3, &["no model store at nowhere"]),
     (&["doctor", "scout"], 2, &["scout"]),
     (&["gc"], 2, &["<AGENT>"]),
