@@ -25,7 +25,10 @@ Examples:
   model-store ls                                  what is there
   model-store publish scout v2 --from ./trained   publish a folder and make it current
   cd \"$(model-store path scout)\"                  go to the current version
+  model-store rollback scout                      back to what was current before
   model-store verify                              compare every file with its manifest
+  model-store gc --all --dry-run                  what could be retired, and why
+  model-store doctor                              what is wrong with the store or its host
 
 Exit codes:
   0  ok             4  corrupt            8    remote
@@ -33,7 +36,7 @@ Exit codes:
   2  usage          6  refused
   3  not found      7  environment (no space, no permission)";
 
-/// Look at a model store, publish into it, verify it.
+/// Look at a model store, publish into it, move its pointers, and keep it sound and small.
 #[derive(Debug, Parser)]
 #[command(name = "model-store", version, styles = STYLES, after_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Cli {

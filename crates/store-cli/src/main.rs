@@ -1,4 +1,4 @@
-//! `model-store`: look at a model store, publish into it, verify it.
+//! `model-store`: look at a model store, publish into it, move its pointers, and keep it sound and small.
 
 mod args;
 mod cli;

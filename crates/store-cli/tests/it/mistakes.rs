@@ -143,6 +143,11 @@ fn a_reader_that_goes_away_is_no_error() {
         "path scout",
         "history scout",
         "refs scout",
+        "gc scout --dry-run",
+        "gc scout",
+        "repair scout",
+        "metrics",
+        "man gc",
         "activate scout v1",
     ] {
         let mut child = desk.command(&arguments.split(' ').collect::<Vec<_>>()).spawn().unwrap();
