@@ -4,10 +4,13 @@ mod agent;
 mod fix;
 mod host;
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FileType;
 use serde::Serialize;
 
+use crate::dir;
 use crate::error::StoreError;
 use crate::human::with_causes;
 use crate::layout::{self, AgentDir};
@@ -143,16 +146,10 @@ impl ModelStore {
     fn look(&self) -> Result<Vec<Complaint>, StoreError> {
         let mut ward = Ward::default();
         host::examine(self, &mut ward)?;
+        self.aliases(&mut ward)?;
         for entry in self.agents()? {
             match entry {
-                AgentEntry::Alias { alias, .. } => {
-                    if let Err(e) = AgentDir::open(self.root(), &alias).and_then(|there| match there {
-                        Some(_) => Ok(()),
-                        None => Err(self.agent_not_found(&alias)),
-                    }) {
-                        ward.error(ALIASES, &self.root().join(alias.as_str()), &with_causes(&e));
-                    }
-                }
+                AgentEntry::Alias { .. } => {}
                 AgentEntry::Agent(name) => match AgentDir::open(self.root(), &name) {
                     Ok(Some(agent)) => agent::examine(self, &agent, &mut ward),
                     // Gone since it was listed.
@@ -164,6 +161,26 @@ impl ModelStore {
             }
         }
         Ok(ward.complaints)
+    }
+
+    /// Every link beside the agents leads to one of them.
+    fn aliases(&self, ward: &mut Ward) -> Result<(), StoreError> {
+        let root = layout::open_root(self.root())?;
+        let entries =
+            dir::sorted_entries(root.as_fd()).map_err(|e| StoreError::io("list", self.root(), e))?;
+        for entry in entries.into_iter().filter(|entry| entry.kind == FileType::Symlink) {
+            let name = entry.name.to_string_lossy();
+            let what = match AgentName::try_from(&*name).map_err(StoreError::from) {
+                Ok(alias) => match AgentDir::open(self.root(), &alias) {
+                    Ok(Some(_)) => continue,
+                    Ok(None) => with_causes(&self.agent_not_found(&alias)),
+                    Err(e) => with_causes(&e),
+                },
+                Err(e) => with_causes(&e),
+            };
+            ward.warn(ALIASES, &self.root().join(&*name), what).advise("remove the link, or point it at an agent");
+        }
+        Ok(())
     }
 
     /// Puts right what can be, and looks again: what is not found any more was put right.

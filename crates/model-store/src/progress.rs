@@ -3,8 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a long operation calls with the number of bytes it has just hashed or copied.
@@ -35,7 +34,8 @@ impl Progress {
         Self(Some(Arc::new(observe)))
     }
 
-    /// As this one, and holds the work up so that it does no more than so many bytes a second, on the whole.
+    /// As this one, and holds the work up so that it does no more than so many bytes a second. Time in which
+    /// nothing was done is not caught up with.
     ///
     /// ```
     /// // A scrub that leaves the disk to others: 200 MB a second.
@@ -46,18 +46,24 @@ impl Progress {
     pub fn with_budget(self, bytes_per_second: u64) -> Self {
         /// How long a stop on request may take to be heard.
         const SLICE: Duration = Duration::from_millis(50);
-        let (started, done_bytes) = (Instant::now(), AtomicU64::new(0));
+        // When the bytes done so far are paid for.
+        let paid_at = Mutex::new(Instant::now());
         Self::new(move |bytes| {
-            let done_bytes = done_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-            let due = done_bytes as f64 / bytes_per_second.max(1) as f64;
-            let due = Duration::try_from_secs_f64(due).unwrap_or(Duration::MAX);
+            let cost = bytes as f64 / bytes_per_second.max(1) as f64;
+            let due = {
+                let mut paid_at = paid_at.lock().unwrap_or_else(PoisonError::into_inner);
+                let cost = Duration::try_from_secs_f64(cost).unwrap_or(Duration::MAX);
+                let begin = Instant::now().max(*paid_at);
+                *paid_at = begin.checked_add(cost).unwrap_or(begin);
+                *paid_at
+            };
             let mut news = bytes;
             loop {
                 if self.0.as_ref().is_some_and(|observe| observe(news).is_break()) {
                     return ControlFlow::Break(());
                 }
                 news = 0;
-                let early = due.saturating_sub(started.elapsed());
+                let early = due.saturating_duration_since(Instant::now());
                 if early.is_zero() {
                     return ControlFlow::Continue(());
                 }

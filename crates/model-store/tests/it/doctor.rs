@@ -113,6 +113,19 @@ const ROWS: &[Row] = &[
         expected: &[("pointers", Severity::Error, false, "points at v9, which is not there")],
     },
     Row {
+        name: "aliases that lead nowhere",
+        harm: |agent| {
+            let root = agent.parent().unwrap();
+            symlink("gone", root.join("old-scout")).unwrap();
+            symlink("/etc", root.join("outside")).unwrap();
+            symlink("scout", root.join("news-scout")).unwrap();
+        },
+        expected: &[
+            ("aliases", Severity::Warning, false, "is an alias of gone, which is not there"),
+            ("aliases", Severity::Warning, false, "which is not an agent of this store"),
+        ],
+    },
+    Row {
         name: "a torn history",
         harm: |agent| {
             let path = agent.join("history.jsonl");

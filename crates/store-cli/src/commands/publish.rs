@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use model_store::{
-    Activation, AgentName, FinalizeOptions, ImportOptions, Imported, Links, MANIFEST_FILE, Published,
+    Activation, AgentName, ChecksumKind, FinalizeOptions, ImportOptions, Imported, Links, MANIFEST_FILE, Published,
     Transfer, VersionName, exit,
 };
 use serde_json::{Map, Value};
@@ -54,9 +54,21 @@ pub(crate) struct Args {
     follow_links: bool,
     #[command(flatten)]
     transfer: TransferArgs,
+    /// Which checksum the manifest gets
+    #[arg(long, value_name = "KIND", default_value = "listing")]
+    checksum: Checksum,
     /// How long to wait for another writer of the agent
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     wait: u64,
+}
+
+/// The checksum of a version.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Checksum {
+    /// Of the listing that `sha256sum` prints
+    Listing,
+    /// The old Python helper's, for hosts where its readers still verify; such a version cannot be repaired
+    Legacy,
 }
 
 /// How the files come in; without one of these, what the store has already is shared, and the rest is copied.
@@ -114,6 +126,10 @@ pub(crate) fn run(global: &Global, args: Args) -> anyhow::Result<u8> {
     let published = staging.finalize(FinalizeOptions {
         metadata,
         activation: if args.no_activate { Activation::Keep } else { Activation::Activate },
+        checksum: match args.checksum {
+            Checksum::Listing => ChecksumKind::Listing,
+            Checksum::Legacy => ChecksumKind::Legacy,
+        },
         reason: args.reason,
         ..FinalizeOptions::default()
     })?;
