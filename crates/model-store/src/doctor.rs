@@ -214,11 +214,12 @@ impl ModelStore {
     }
 }
 
-/// The failure that explains a complaint best: at its subject, else above it.
+/// The failure that explains a complaint best: at its subject, else above it, else in it.
 fn why(complaint: &Complaint, failures: &[(PathBuf, String)]) -> String {
     let at = failures.iter().find(|(path, _)| *path == complaint.subject);
     let above = || failures.iter().find(|(path, _)| complaint.subject.starts_with(path));
-    at.or_else(above).map_or_else(|| "it is still so".to_owned(), |(_, why)| why.clone())
+    let within = || failures.iter().find(|(path, _)| path.starts_with(&complaint.subject));
+    at.or_else(above).or_else(within).map_or_else(|| "it is still so".to_owned(), |(_, why)| why.clone())
 }
 
 /// Where complaints are collected.

@@ -3,7 +3,9 @@
 //! Anything that cannot be cleared is left for the next time: one stubborn leftover must not stop an agent's
 //! publishing.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 
 use rustix::fs::FileType;
 
@@ -11,41 +13,89 @@ use crate::dir;
 use crate::durable;
 use crate::error::StoreError;
 use crate::history;
-use crate::layout::{AgentDir, Place, QUARANTINE_DIR, TEMP_LINK_PREFIX, TRASH_DIR, VERIFIED_DIR, has_prefix};
+use crate::layout::{
+    AgentDir, Place, QUARANTINE_DIR, REFS_DIR, TEMP_LINK_PREFIX, TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR,
+    has_prefix,
+};
 use crate::lock::{AgentLock, try_flock};
 use crate::names::{STAGING_SUFFIX, VersionName};
 use crate::notes;
 
-/// Clears the leftovers of an agent whose lock is held.
+/// What could not be cleared, and why.
+pub(crate) type Stubborn = Vec<(PathBuf, io::Error)>;
+
+/// Clears the leftovers of an agent whose lock is held, and makes its history true.
 pub(crate) fn clear_leftovers(agent: &AgentDir, _lock: &AgentLock) -> Result<(), StoreError> {
-    if let Some(versions) = agent.versions()? {
-        remove_dead(versions.as_fd(), |name| name.ends_with(STAGING_SUFFIX.as_bytes()));
-    }
-    if let Ok(Some(trash)) = dir::open_if_there(agent.handle(), TRASH_DIR) {
-        remove_dead(trash.as_fd(), |_| true);
-        remove_files(trash.as_fd());
-    }
-    // Only the lock's holder makes such links, and that is us.
-    remove_temporary_links(agent.handle());
-    if let Ok(Some(refs)) = agent.refs() {
-        remove_temporary_links(refs.as_fd());
-    }
-    for notes in [QUARANTINE_DIR, VERIFIED_DIR] {
-        if let Ok(Some(notes)) = dir::open_if_there(agent.handle(), notes) {
-            notes::remove_unfinished(notes.as_fd());
-            for orphan in orphans(agent, notes.as_fd()) {
-                let _ = durable::remove_file(notes.as_fd(), &orphan);
-            }
-        }
-    }
+    agent.versions()?;
+    let _ = clear(agent);
     history::repair(agent)
 }
 
-/// Removes copies for a repair that was not finished: only the lock's holder makes them.
-fn remove_files(trash: BorrowedFd<'_>) {
-    for entry in dir::entries(trash).unwrap_or_default() {
-        if entry.kind == FileType::RegularFile {
-            let _ = durable::remove_file(trash, &entry.name.to_string_lossy());
+/// Clears the leftovers of an agent whose lock is held. Only its holder makes temporary links and copies.
+pub(crate) fn clear(agent: &AgentDir) -> Stubborn {
+    let mut cleaner = Cleaner { agent, stubborn: Vec::new() };
+    cleaner.in_dir(VERSIONS_DIR, |cleaner, versions, entry| {
+        if entry.name.to_bytes().ends_with(STAGING_SUFFIX.as_bytes()) {
+            cleaner.remove_dead(VERSIONS_DIR, versions, entry);
+        }
+    });
+    cleaner.in_dir(TRASH_DIR, |cleaner, trash, entry| match entry.kind {
+        FileType::RegularFile => cleaner.remove_file(TRASH_DIR, trash, entry),
+        _ => cleaner.remove_dead(TRASH_DIR, trash, entry),
+    });
+    for place in [".", REFS_DIR] {
+        cleaner.in_dir(place, |cleaner, links, entry| {
+            if entry.kind == FileType::Symlink && has_prefix(&entry.name, TEMP_LINK_PREFIX) {
+                cleaner.remove_file(place, links, entry);
+            }
+        });
+    }
+    for place in [QUARANTINE_DIR, VERIFIED_DIR] {
+        if let Ok(Some(notes)) = dir::open_if_there(agent.handle(), place) {
+            notes::remove_unfinished(notes.as_fd());
+            for orphan in orphans(agent, notes.as_fd()) {
+                cleaner.note(place, &orphan, durable::remove_file(notes.as_fd(), &orphan));
+            }
+        }
+    }
+    cleaner.stubborn
+}
+
+struct Cleaner<'a> {
+    agent: &'a AgentDir,
+    stubborn: Stubborn,
+}
+
+impl Cleaner<'_> {
+    fn in_dir(&mut self, place: &str, mut clear: impl FnMut(&mut Self, BorrowedFd<'_>, &dir::Entry)) {
+        let Ok(Some(opened)) = dir::open_if_there(self.agent.handle(), place) else { return };
+        for entry in dir::entries(opened.as_fd()).unwrap_or_default() {
+            clear(self, opened.as_fd(), &entry);
+        }
+    }
+
+    /// Removes a directory that nobody has a lock on: no writer stages there, no reader leases it.
+    fn remove_dead(&mut self, place: &str, parent: BorrowedFd<'_>, entry: &dir::Entry) {
+        if entry.kind != FileType::Directory {
+            return;
+        }
+        let Ok(opened) = dir::open_cstr(parent, &entry.name) else { return };
+        if matches!(try_flock(opened.as_fd()), Ok(true)) {
+            let removed = durable::remove_tree(parent, &entry.name);
+            self.note(place, &entry.name.to_string_lossy(), removed);
+        }
+    }
+
+    fn remove_file(&mut self, place: &str, parent: BorrowedFd<'_>, entry: &dir::Entry) {
+        let name = entry.name.to_string_lossy();
+        let removed = durable::remove_file(parent, &name);
+        self.note(place, &name, removed);
+    }
+
+    fn note(&mut self, place: &str, name: &str, removed: io::Result<()>) {
+        if let Err(e) = removed {
+            let dir = if place == "." { self.agent.path().to_owned() } else { self.agent.path().join(place) };
+            self.stubborn.push((dir.join(name), e));
         }
     }
 }
@@ -63,27 +113,4 @@ pub(crate) fn orphans(agent: &AgentDir, notes: BorrowedFd<'_>) -> Vec<String> {
             version.is_some_and(|it| is_gone(&it, Place::Versions) && is_gone(&it, Place::Legacy))
         })
         .collect()
-}
-
-fn remove_temporary_links(parent: BorrowedFd<'_>) {
-    for entry in dir::entries(parent).unwrap_or_default() {
-        if entry.kind == FileType::Symlink && has_prefix(&entry.name, TEMP_LINK_PREFIX) {
-            let _ = durable::remove_file(parent, &entry.name.to_string_lossy());
-        }
-    }
-}
-
-/// Removes directories that nobody has a lock on: no writer stages there, no reader leases it.
-fn remove_dead(parent: BorrowedFd<'_>, wanted: impl Fn(&[u8]) -> bool) {
-    for entry in dir::entries(parent).unwrap_or_default() {
-        if entry.kind != FileType::Directory || !wanted(entry.name.to_bytes()) {
-            continue;
-        }
-        let Ok(opened) = dir::open_cstr(parent, &entry.name) else {
-            continue;
-        };
-        if matches!(try_flock(opened.as_fd()), Ok(true)) {
-            let _ = durable::remove_tree(parent, &entry.name);
-        }
-    }
 }

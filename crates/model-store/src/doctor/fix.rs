@@ -15,6 +15,7 @@ use crate::manifest::Generation;
 use crate::payload::Payload;
 use crate::pointers::{confirm, intend_and_move};
 use crate::read::read_manifest;
+use crate::recover;
 use crate::store::ModelStore;
 use crate::transfer::Links;
 
@@ -37,6 +38,9 @@ pub(super) fn root(store: &ModelStore) -> Failures {
 /// An agent whose lock is held, which means that leftovers are cleared and the history is true already.
 pub(super) fn agent(store: &ModelStore, agent: &AgentDir) -> Failures {
     let mut fixer = Fixer { group: expected_group(store), failures: Vec::new() };
+    // What resisted when the lock was taken: it is tried once more, and said why.
+    let stubborn = recover::clear(agent).into_iter();
+    fixer.failures.extend(stubborn.map(|(path, e)| (path, e.to_string())));
     for name in OWN_DIRS {
         let path = if *name == "." { agent.path().to_owned() } else { agent.path().join(name) };
         if let Ok(Some(opened)) = dir::open_if_there(agent.handle(), name) {
