@@ -178,7 +178,8 @@ impl ModelStore {
                 },
                 Err(e) => with_causes(&e),
             };
-            ward.warn(ALIASES, &self.root().join(&*name), what).advise("remove the link, or point it at an agent");
+            ward.warn(ALIASES, &self.root().join(&*name), what)
+                .advise("remove the link, or point it at an agent");
         }
         Ok(())
     }

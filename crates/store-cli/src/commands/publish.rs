@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use model_store::{
-    Activation, AgentName, ChecksumKind, FinalizeOptions, ImportOptions, Imported, Links, MANIFEST_FILE, Published,
-    Transfer, VersionName, exit,
+    Activation, AgentName, ChecksumKind, FinalizeOptions, ImportOptions, Imported, Links, MANIFEST_FILE,
+    Published, Transfer, VersionName, exit,
 };
 use serde_json::{Map, Value};
 
