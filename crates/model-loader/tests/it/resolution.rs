@@ -382,7 +382,7 @@ fn a_quarantined_version_is_refused_in_strict_mode_and_warned_of_otherwise() {
     assert!(store.repair(&agent, &version, &RepairOptions::default()).unwrap().quarantined);
 
     let found = resolve("analyst", &world.options()).unwrap();
-    assert!(found.path.ends_with("analyst/versions/v2"), "{found:?}");
+    assert!(found.path().ends_with("analyst/versions/v2"), "{found:?}");
     let strict = ResolveOptions { strictness: Strictness::Strict, ..world.options() };
     let error = resolve("analyst", &strict).unwrap_err();
     let message = model_store::with_causes(&error);

@@ -153,7 +153,7 @@ fn violation(message: impl Into<String>) -> Failure {
 
 #[test]
 fn a_crowd_sees_nothing_but_whole_versions() {
-    let seconds = std::env::var("CROWD_SECONDS").map_or(20, |seconds| seconds.parse().unwrap());
+    let seconds = std::env::var("CROWD_SECONDS").map_or(60, |seconds| seconds.parse().unwrap());
     let fixture = Fixture::new();
     for name in AGENTS {
         publish(&fixture.store, &agent(name), "first", 2, &mut Tally::default()).unwrap();
