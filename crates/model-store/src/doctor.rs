@@ -200,10 +200,8 @@ impl ModelStore {
         }
         let left = self.look()?;
         let settle = |complaint: Complaint| {
-            let same = |other: &Complaint| {
-                (other.check, &other.subject, &other.what)
-                    == (complaint.check, &complaint.subject, &complaint.what)
-            };
+            // Of ten files one may be left: the words differ.
+            let same = |other: &Complaint| is_same(other, &complaint);
             let fix = match complaint.fix {
                 Fix::Possible if left.iter().any(same) => Fix::Failed { why: why(&complaint, &failures) },
                 Fix::Possible => Fix::Done,
@@ -211,8 +209,14 @@ impl ModelStore {
             };
             Complaint { fix, ..complaint }
         };
-        Ok(found.into_iter().map(settle).collect())
+        let new: Vec<Complaint> =
+            left.iter().filter(|one| !found.iter().any(|other| is_same(one, other))).cloned().collect();
+        Ok(found.into_iter().map(settle).chain(new).collect())
     }
+}
+
+fn is_same(a: &Complaint, b: &Complaint) -> bool {
+    (a.check, a.severity, &a.subject) == (b.check, b.severity, &b.subject)
 }
 
 /// The failure that explains a complaint best: at its subject, else above it, else in it.

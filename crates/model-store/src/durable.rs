@@ -131,6 +131,11 @@ pub(crate) fn set_group(file: BorrowedFd<'_>, group: u32) -> io::Result<()> {
     Ok(rustix::fs::fchown(file, None, Some(Gid::from_raw(group)))?)
 }
 
+/// As [`set_group`], where it is of another one.
+pub(crate) fn set_group_if_other(file: BorrowedFd<'_>, group: u32) -> io::Result<()> {
+    if rustix::fs::fstat(file)?.st_gid == group { Ok(()) } else { set_group(file, group) }
+}
+
 /// Whether these permissions are a directory's of the store.
 pub(crate) fn is_dir_mode(mode: u32) -> bool {
     mode & PERMISSION_BITS == DIR_MODE

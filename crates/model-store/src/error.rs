@@ -72,6 +72,17 @@ pub enum StoreError {
         near: Vec<String>,
     },
 
+    /// A version and a ref of one name could not be told apart.
+    #[error(
+        "agent {agent} has a ref of the name {version}; call the version something else, or take the ref away"
+    )]
+    VersionIsRef {
+        /// The agent.
+        agent: AgentName,
+        /// The name.
+        version: VersionName,
+    },
+
     /// A ref and a version of one name could not be told apart.
     #[error("agent {agent} has a version of the name {name}; call the ref something else")]
     RefIsVersion {
@@ -159,7 +170,7 @@ pub enum StoreError {
 
     /// The version would not fit on the disk; nothing was written.
     #[error(
-        "no room for {agent}/{version} in {}: {} are needed, {} are free; `model-store gc --dry-run` shows \
+        "no room for {agent}/{version} in {}: {} are needed, {} are free; `model-store gc --all --dry-run` shows \
          what could go", .root.display(), human_size(*.needed_bytes), human_size(*.free_bytes)
     )]
     NoRoom {
@@ -247,6 +258,7 @@ impl StoreError {
             Self::Busy { .. } => exit::BUSY,
             Self::VersionExists { .. }
             | Self::RefIsVersion { .. }
+            | Self::VersionIsRef { .. }
             | Self::Quarantined { .. }
             | Self::AliasIsReadOnly { .. }
             | Self::PayloadRefused { .. }
@@ -276,6 +288,11 @@ impl StoreError {
     pub(crate) fn corrupt(path: &Path, what: impl Into<String>) -> Self {
         Self::Corrupt { path: path.to_owned(), what: what.into() }
     }
+}
+
+/// Whether there is no room, on the disk or in somebody's share of it.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The kinds of failure that differ in what to do next.

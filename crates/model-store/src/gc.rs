@@ -7,12 +7,11 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::dir;
 use crate::durable;
-use crate::error::StoreError;
+use crate::error::{StoreError, is_full};
 use crate::history::{self, Action, MoveOptions, PointerName, Record};
 use crate::holder::now;
 use crate::holdings::{self, Inventory, in_use, open_alone, pointed_at};
@@ -20,8 +19,8 @@ use crate::human::with_causes;
 use crate::layout::{AgentDir, Place, QUARANTINE_DIR, TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR, c_name};
 use crate::names::{AgentName, VersionName};
 use crate::notes;
-use crate::processes::{self, FileId};
-use crate::retention::{Decision, Holding, Plan, Policy, Verdict, bytes_freed, decide};
+use crate::processes::{self, FileId, User};
+use crate::retention::{Decision, Holding, Plan, Policy, Stock, Verdict, bytes_freed, decide};
 use crate::store::ModelStore;
 
 /// What a collection did.
@@ -46,11 +45,16 @@ pub struct Retired {
     pub version: VersionName,
 }
 
-/// A version that lies in `.trash/` and is still locked by us.
+/// How many versions are retired at a time: each is kept open until it is deleted.
+const AT_A_TIME: usize = 64;
+
+/// A version that nobody finds under its name any more and that is still locked by us.
 struct Trashed<'a> {
     holding: &'a Holding,
     record: Record,
-    /// The name in `.trash/`.
+    /// The directory it lies in: `.trash/`, or `versions/` where a full disk has no room for that.
+    bin: &'static str,
+    /// Its name there.
     name: String,
     recorded: bool,
     _alone: OwnedFd,
@@ -75,6 +79,7 @@ impl ModelStore {
     ) -> Result<Collected, StoreError> {
         let (mut plan, holdings) = self.plan(agents, policy)?;
         let (mut retired, mut problems) = (Vec::new(), Vec::new());
+        let mut stock = Stock::of(&holdings);
         for agent in agents_of(&plan) {
             self.progress().advance(0).map_err(|e| StoreError::io("collect in", self.root(), e))?;
             let of_agent: Vec<&Holding> = plan
@@ -84,8 +89,16 @@ impl ModelStore {
                 .filter(|(decision, _)| decision.agent == agent && is_to_go(decision))
                 .map(|(_, holding)| holding)
                 .collect();
-            let mut collector = Collector { options, problems: Vec::new(), spared: Vec::new() };
-            let gone = self.with_lock(&agent, |agent| collector.retire_all(agent, &of_agent));
+            let mut collector =
+                Collector { options, stock: &mut stock, problems: Vec::new(), spared: Vec::new() };
+            let gone = self.with_lock(&agent, |agent| {
+                let still = collector.still_to_go(agent, &of_agent, policy)?;
+                let mut gone = Vec::new();
+                for some in still.chunks(AT_A_TIME) {
+                    gone.extend(collector.retire_all(agent, some)?);
+                }
+                Ok(gone)
+            });
             problems.append(&mut collector.problems);
             spare(&mut plan, &agent, collector.spared);
             match gone {
@@ -143,11 +156,43 @@ fn spare(plan: &mut Plan, agent: &AgentName, spared: Vec<(VersionName, String)>)
 
 struct Collector<'a> {
     options: &'a MoveOptions,
+    /// What is left, for what each record says was freed.
+    stock: &'a mut Stock,
     problems: Vec<String>,
     spared: Vec<(VersionName, String)>,
 }
 
 impl Collector<'_> {
+    /// The plan was made without the lock, maybe minutes ago: what it retires must still be that very
+    /// directory, and nothing may have come up that keeps it.
+    fn still_to_go<'h>(
+        &mut self,
+        agent: &AgentDir,
+        planned: &[&'h Holding],
+        policy: &Policy,
+    ) -> Result<Vec<&'h Holding>, StoreError> {
+        let now_held = holdings::of_agent(agent, &mut Vec::new())?;
+        // The goal was reckoned over all agents.
+        let policy = Policy { max_bytes: None, ..policy.clone() };
+        let decisions = decide(&now_held, &policy, now()).decisions;
+        let mut still = Vec::new();
+        for &holding in planned {
+            let same = |other: &&Holding| {
+                other.version == holding.version
+                    && other.blocks.others.first() == holding.blocks.others.first()
+            };
+            let found = now_held.iter().zip(&decisions).find(|(other, _)| same(other));
+            match found.map(|(_, decision)| &decision.verdict) {
+                Some(Verdict::Retire { .. }) => still.push(holding),
+                Some(Verdict::Keep { reasons }) => {
+                    self.spared.push((holding.version.clone(), reasons.join(", ")));
+                }
+                None => self.spared.push((holding.version.clone(), "it is another one by now".to_owned())),
+            }
+        }
+        Ok(still)
+    }
+
     /// Retires versions of an agent whose lock is held, and says which are gone.
     fn retire_all(
         &mut self,
@@ -192,25 +237,33 @@ impl Collector<'_> {
             self.spared.push((version.clone(), "leased".to_owned()));
             return Ok(None);
         };
-        durable::make_dir(agent.handle(), TRASH_DIR).map_err(failed)?;
-        let (versions, trash) = (agent.versions()?, open_trash(agent).map_err(failed)?);
-        let Some(versions) = versions else { return Ok(None) };
+        let bin = match durable::make_dir(agent.handle(), TRASH_DIR) {
+            Ok(_) => TRASH_DIR,
+            Err(e) if is_full(&e) => VERSIONS_DIR,
+            Err(e) => return Err(failed(e)),
+        };
+        let trash = dir::open(agent.handle(), bin).map_err(failed)?;
+        let Some(versions) = agent.versions()? else { return Ok(None) };
+        let name = match bin {
+            TRASH_DIR => free_name(&trash, version).map_err(failed)?,
+            // Whoever comes after a crash takes it for a dead writer's staging, and removes it.
+            _ => version.staging_name(),
+        };
         let pointer = PointerName::Version(version.clone());
         let mut record = self.options.record(Action::Retire, pointer, Some(version.clone()), None);
-        record.bytes = Some(holding.blocks.bytes_alone());
+        record.bytes = Some(self.stock.take(&holding.blocks));
         let recorded = match history::append(agent, &record) {
             Ok(()) => true,
             // A full disk is what this is to mend: it is written down when there is room.
             Err(StoreError::Io { source, .. }) if is_full(&source) => false,
             Err(e) => return Err(e),
         };
-        let name = free_name(&trash, version).map_err(failed)?;
         if let Err(e) = durable::rename_new_across(versions.as_fd(), version.as_str(), trash.as_fd(), &name) {
             // The next writer would do the same.
             let _ = history::repair(agent);
             return Err(failed(e));
         }
-        Ok(Some(Trashed { holding, record, name, recorded, _alone: alone }))
+        Ok(Some(Trashed { holding, record, bin, name, recorded, _alone: alone }))
     }
 
     /// Looks once more who uses what is in the trash now. Whoever came between the plan and the rename gets it
@@ -219,11 +272,15 @@ impl Collector<'_> {
         let wanted: HashSet<FileId> =
             trashed.iter().flat_map(|one| holdings::files(&one.holding.blocks)).collect();
         let uses = processes::scan(&wanted);
-        // The directories that we have open ourselves are only open for this.
+        // The directories of the versions are open here, only for this.
         let own = std::process::id();
         let mut free = Vec::new();
         for one in trashed {
-            match in_use(one.holding, &uses, |user| !(user.pid == own && user.open)) {
+            let is_ours = |file, user: &User| {
+                user.pid == own && user.open && one.holding.blocks.others.first() == Some(&file)
+            };
+            let blind = || uses.blind.then(|| "/proc cannot be read".to_owned());
+            match in_use(one.holding, &uses, |file, user| !is_ours(file, user)).or_else(blind) {
                 None => free.push(one),
                 Some(user) => {
                     if self.put_back(agent, &one) {
@@ -239,10 +296,10 @@ impl Collector<'_> {
     fn put_back(&mut self, agent: &AgentDir, one: &Trashed<'_>) -> bool {
         let back = || -> Result<(), StoreError> {
             let version = &one.holding.version;
-            let path = agent.path().join(TRASH_DIR).join(&one.name);
+            let path = agent.path().join(one.bin).join(&one.name);
             let failed = |e| StoreError::io("put back", &path, e);
             let Some(versions) = agent.versions()? else { return Ok(()) };
-            let trash = open_trash(agent).map_err(failed)?;
+            let trash = dir::open(agent.handle(), one.bin).map_err(failed)?;
             durable::rename_new_across(trash.as_fd(), &one.name, versions.as_fd(), version.as_str())
                 .map_err(failed)?;
             sync_moves(agent)?;
@@ -264,8 +321,8 @@ impl Collector<'_> {
     /// writer tries again.
     fn delete(&mut self, agent: &AgentDir, one: &Trashed<'_>) -> VersionName {
         let version = one.holding.version.clone();
-        let path = agent.path().join(TRASH_DIR).join(&one.name);
-        let deleted = open_trash(agent)
+        let path = agent.path().join(one.bin).join(&one.name);
+        let deleted = dir::open(agent.handle(), one.bin)
             .and_then(|trash| durable::remove_tree(trash.as_fd(), &c_name(&one.name)))
             .map_err(|e| StoreError::io("delete", &path, e));
         let rest = [
@@ -281,15 +338,6 @@ impl Collector<'_> {
     fn problem(&mut self, error: &StoreError) {
         self.problems.push(with_causes(error));
     }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        || error.raw_os_error() == Some(Errno::DQUOT.raw_os_error())
-}
-
-fn open_trash(agent: &AgentDir) -> io::Result<OwnedFd> {
-    dir::open(agent.handle(), TRASH_DIR)
 }
 
 /// A name that nothing in the trash has: an earlier version of this name may still lie there, undeletable.
@@ -309,8 +357,9 @@ fn sync_moves(agent: &AgentDir) -> Result<(), StoreError> {
     if let Some(versions) = agent.versions()? {
         durable::sync_link(versions.as_fd()).map_err(|e| failed(VERSIONS_DIR, e))?;
     }
-    open_trash(agent)
-        .and_then(|trash| durable::sync_link(trash.as_fd()))
+    // Where there is none, nothing was moved into it.
+    dir::open_if_there(agent.handle(), TRASH_DIR)
+        .and_then(|trash| trash.map_or(Ok(()), |trash| durable::sync_link(trash.as_fd())))
         .and_then(|()| durable::sync(agent.handle()))
         .map_err(|e| failed(TRASH_DIR, e))
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::dir;
 use crate::durable;
-use crate::error::StoreError;
+use crate::error::{StoreError, is_full};
 use crate::holder::{host_name, now, user_name};
 use crate::layout::{AgentDir, CURRENT_LINK, HISTORY_FILE, Place, REFS_DIR, VERSIONS_DIR};
 use crate::names::{AgentName, NameError, RefName, VersionName};
@@ -54,6 +54,9 @@ pub enum Action {
     /// The pointer was not where the last record says: its writer died before the move, or somebody moved it
     /// by hand.
     Reconcile,
+    /// Something that a newer program did.
+    #[serde(other)]
+    Other,
 }
 
 impl fmt::Display for Action {
@@ -69,6 +72,7 @@ impl fmt::Display for Action {
             Self::Release => "release",
             Self::Repair => "repair",
             Self::Reconcile => "reconcile",
+            Self::Other => "other",
         })
     }
 }
@@ -270,12 +274,17 @@ pub(crate) fn repair(agent: &AgentDir) -> Result<(), StoreError> {
     if ended_bytes < file.metadata().map_err(failed)?.len() {
         durable::truncate(&file, ended_bytes).map_err(failed)?;
     }
-    for (pointer, to, is_at) in contradicted(agent, moves)? {
+    for (pointer, to, is_at) in contradicted(agent, moves) {
         let options = MoveOptions {
             actor: None,
             reason: Some("the pointer was not where the last record says".to_owned()),
         };
-        append(agent, &options.record(Action::Reconcile, pointer, to, is_at))?;
+        match append(agent, &options.record(Action::Reconcile, pointer, to, is_at)) {
+            // There is no room for it now: the next time there may be, and a full disk must not keep anybody
+            // from retiring versions.
+            Err(StoreError::Io { source, .. }) if is_full(&source) => return Ok(()),
+            other => other?,
+        }
     }
     Ok(())
 }
@@ -294,7 +303,7 @@ pub(crate) fn contradictions(agent: &AgentDir) -> Result<Vec<String>, StoreError
         found.push("ends in a line that its writer did not finish".to_owned());
     }
     let name = |at: Option<VersionName>| at.map_or_else(|| "nothing".to_owned(), String::from);
-    for (pointer, to, is_at) in contradicted(agent, moves)? {
+    for (pointer, to, is_at) in contradicted(agent, moves) {
         found.push(format!("says that {pointer} is at {}, and it is at {}", name(to), name(is_at)));
     }
     Ok(found)
@@ -303,19 +312,19 @@ pub(crate) fn contradictions(agent: &AgentDir) -> Result<Vec<String>, StoreError
 /// Where a record says that a pointer is, and where it is.
 type Contradiction = (PointerName, Option<VersionName>, Option<VersionName>);
 
-fn contradicted(agent: &AgentDir, moves: Vec<Move>) -> Result<Vec<Contradiction>, StoreError> {
+fn contradicted(agent: &AgentDir, moves: Vec<Move>) -> Vec<Contradiction> {
     let mut found = Vec::new();
     for Move { pointer, to } in moves {
         // What a newer program calls a pointer is its own affair.
         let Ok(pointer) = pointer.parse::<PointerName>() else { continue };
         match where_it_is(agent, &pointer) {
             Ok(is_at) if is_at != to => found.push((pointer, to, is_at)),
-            // One that leads out of the agent is nowhere that a history could name: whoever moves it mends it.
-            Ok(_) | Err(StoreError::Corrupt { .. }) => {}
-            Err(e) => return Err(e),
+            // One that leads out of the agent, or whose place cannot be looked at, is nowhere that a history
+            // could name: it keeps nobody from moving it.
+            Ok(_) | Err(_) => {}
         }
     }
-    Ok(found)
+    found
 }
 
 fn where_it_is(agent: &AgentDir, pointer: &PointerName) -> Result<Option<VersionName>, StoreError> {

@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use jiff::Timestamp;
+use rustix::fs::{Access, AtFlags, accessat};
+use rustix::io::Errno;
 
 use crate::dir;
 use crate::error::StoreError;
 use crate::history::{self, Action, PointerName, Record};
-use crate::holder::flock_holders;
+use crate::holder::{flock_holders, now};
 use crate::human::with_causes;
 use crate::layout::{AgentDir, CURRENT_LINK, Place, Pointer};
 use crate::manifest::Generation;
@@ -29,19 +31,26 @@ pub(crate) struct Inventory {
 
 /// Looks at everything that the agents hold. Nothing is open any more when this returns.
 pub(crate) fn take(store: &ModelStore, agents: &[AgentName]) -> Result<Inventory, StoreError> {
-    let mut holdings = Vec::new();
+    let (mut holdings, mut notes) = (Vec::new(), Vec::new());
     for agent in agents {
         let Some(opened) = AgentDir::open(store.root(), agent)? else {
             return Err(store.agent_not_found(agent));
         };
-        holdings.extend(of_agent(&opened)?);
+        match of_agent(&opened, &mut notes) {
+            Ok(of_agent) => holdings.extend(of_agent),
+            // One agent that cannot be looked into keeps no other from being collected.
+            Err(e) if agents.len() > 1 => notes.push(with_causes(&e)),
+            Err(e) => return Err(e),
+        }
     }
     let wanted: HashSet<FileId> = holdings.iter().flat_map(|holding| files(&holding.blocks)).collect();
     let uses = processes::scan(&wanted);
     for holding in &mut holdings {
-        holding.held_by.extend(in_use(holding, &uses, |_| true));
+        holding.held_by.extend(in_use(holding, &uses, |_, _| true));
+        if uses.blind {
+            holding.held_by.push("/proc cannot be read, so nobody knows who uses it".to_owned());
+        }
     }
-    let mut notes = Vec::new();
     if uses.unseen > 0 {
         notes.push(format!(
             "{} processes of other users could not be looked into; what they have open without a lease is not seen \
@@ -52,7 +61,8 @@ pub(crate) fn take(store: &ModelStore, agents: &[AgentName]) -> Result<Inventory
     Ok(Inventory { holdings, notes })
 }
 
-fn of_agent(agent: &AgentDir) -> Result<Vec<Holding>, StoreError> {
+/// The holdings of one agent, the oldest first.
+pub(crate) fn of_agent(agent: &AgentDir, notes: &mut Vec<String>) -> Result<Vec<Holding>, StoreError> {
     let (pointed, unclear) = match pointers_of(agent) {
         Ok(pointed) => (pointed, None),
         // Nobody knows what is in use here: everything is.
@@ -61,14 +71,26 @@ fn of_agent(agent: &AgentDir) -> Result<Vec<Holding>, StoreError> {
     let records = history::read(agent)?;
     let mut holdings = Vec::new();
     for pointer in agent.published()? {
-        let Some(handle) = agent.open_version(&pointer.version, pointer.place)? else { continue };
+        let handle = match agent.open_version(&pointer.version, pointer.place) {
+            Ok(Some(handle)) => handle,
+            Ok(None) => continue,
+            Err(e) => {
+                notes.push(with_causes(&e));
+                continue;
+            }
+        };
         let path = agent.version_path(&pointer.version, pointer.place);
         let mut held_by = pointed.get(&pointer.version).cloned().unwrap_or_default();
         held_by.extend(unclear.clone());
+        let mut sound = matches!(quarantine::of(agent, &pointer.version), Ok(None));
         let created_at = match read_manifest(handle.as_fd(), &path) {
             // Nobody published this.
             Ok(None) if pointer.place == Place::Versions => continue,
-            Ok(None) => None,
+            // It may be anything.
+            Ok(None) => {
+                sound = false;
+                None
+            }
             Ok(Some(manifest)) => {
                 if let Generation::Newer(format) = manifest.generation() {
                     held_by.push(format!("of a newer format ({format})"));
@@ -76,6 +98,7 @@ fn of_agent(agent: &AgentDir) -> Result<Vec<Holding>, StoreError> {
                 manifest.created_at
             }
             Err(_) => {
+                sound = false;
                 held_by.push("its manifest cannot be read".to_owned());
                 None
             }
@@ -84,16 +107,20 @@ fn of_agent(agent: &AgentDir) -> Result<Vec<Holding>, StoreError> {
             held_by.push("of the old layout".to_owned());
         }
         held_by.extend(leased(handle.as_fd()));
-        let changed_at = changed_at(handle.as_fd());
+        if accessat(&handle, ".", Access::WRITE_OK, AtFlags::EACCESS) == Err(Errno::ACCESS) {
+            held_by.push("its directory is not writable for this user".to_owned());
+        }
+        let (modified_at, changed_at) = times(handle.as_fd());
         drop(handle);
         let Some(blocks) = Blocks::of(agent, &pointer)? else { continue };
         let Pointer { version, .. } = pointer;
         holdings.push(Holding {
             agent: agent.name().clone(),
-            published_at: published_at(&records, &version).or(created_at).unwrap_or(changed_at),
+            published_at: published_at(&records, &version).or(created_at).unwrap_or(modified_at),
+            changed_at,
             left_current_at: left_current_at(&records, &version),
             held_by,
-            quarantined: !matches!(quarantine::of(agent, &version), Ok(None)),
+            sound,
             version,
             blocks,
         });
@@ -109,6 +136,13 @@ fn pointers_of(agent: &AgentDir) -> Result<HashMap<VersionName, Vec<String>>, St
         && !matches!(agent.open_version(&current.version, current.place), Ok(Some(_)))
     {
         return Err(format!("current points at {}, which is not there", current.version));
+    }
+    for name in ref_names(agent).unwrap_or_default() {
+        if let Ok(Some(at)) = agent.read_ref(&name)
+            && !matches!(agent.open_version(&at.version, at.place), Ok(Some(_)))
+        {
+            return Err(format!("ref {name} points at {}, which is not there", at.version));
+        }
     }
     Ok(pointed)
 }
@@ -140,15 +174,21 @@ fn leased(version: BorrowedFd<'_>) -> Option<String> {
 }
 
 /// Which processes use a version without a lease.
-pub(crate) fn in_use(holding: &Holding, uses: &Uses, counts: impl Fn(&User) -> bool) -> Option<String> {
+pub(crate) fn in_use(
+    holding: &Holding,
+    uses: &Uses,
+    counts: impl Fn(FileId, &User) -> bool,
+) -> Option<String> {
     let inside = format!("/{}/", holding.version);
     // A hard link is in several versions: where the process's path says which, the others are free.
-    let meant = |user: &User| {
+    let means_another = |file: FileId, user: &User| {
+        let is_shared = holding.blocks.inodes.get(&file).is_some_and(|inode| inode.names > inode.here);
         let path = format!("{}/", user.path.to_string_lossy());
-        let shared_and_elsewhere = path.contains("/versions/") && !path.contains(&inside);
-        !shared_and_elsewhere && counts(user)
+        is_shared && path.contains("/versions/") && !path.contains(&inside)
     };
-    let user = files(&holding.blocks).find_map(|file| uses.of(file).iter().find(|user| meant(user)))?;
+    let user = files(&holding.blocks).find_map(|file| {
+        uses.of(file).iter().find(|user| !means_another(file, user) && counts(file, user))
+    })?;
     let how = if user.open { "open in" } else { "used by" };
     Some(format!("{how} {} (process {})", user.command, user.pid))
 }
@@ -175,9 +215,12 @@ fn left_current_at(records: &[Record], version: &VersionName) -> Option<Timestam
     (last.to.as_ref() != Some(version)).then_some(last.at)
 }
 
-fn changed_at(version: BorrowedFd<'_>) -> Timestamp {
+/// When a version's directory was modified, which a copy may preserve, and when it was changed, which nothing
+/// preserves: that is when it got its name, or was restored.
+fn times(version: BorrowedFd<'_>) -> (Timestamp, Timestamp) {
+    let time = |seconds| Timestamp::new(seconds, 0).unwrap_or(Timestamp::UNIX_EPOCH);
     let stat = rustix::fs::fstat(version);
-    stat.ok().and_then(|stat| Timestamp::new(stat.st_mtime, 0).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+    stat.map_or((Timestamp::UNIX_EPOCH, now()), |stat| (time(stat.st_mtime), time(stat.st_ctime)))
 }
 
 /// Opens a version to retire it: with an exclusive `flock`, which nobody gets while a reader holds a lease.

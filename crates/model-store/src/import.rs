@@ -85,9 +85,11 @@ impl Staging {
             let what = "what symbolic links lead to cannot be moved; copy it, or hard-link it";
             return Err(StoreError::io(IMPORT, source, io::Error::new(io::ErrorKind::InvalidInput, what)));
         }
-        let is_inside = || source.canonicalize().is_ok_and(|source| source.starts_with(self.store.root()));
-        if transfer == Transfer::Move && is_inside() {
-            let what = "it is in the store itself, where nothing is moved; publish it without moving";
+        let root = self.store.root();
+        let overlaps =
+            || source.canonicalize().is_ok_and(|source| source.starts_with(root) || root.starts_with(source));
+        if matches!(transfer, Transfer::Move | Transfer::Link) && overlaps() {
+            let what = "the store itself is there, where nothing is moved or linked; publish it by copy";
             return Err(StoreError::io(IMPORT, source, io::Error::new(io::ErrorKind::InvalidInput, what)));
         }
         let tree = Arc::new(Tree::look_at(source, links)?);

@@ -151,7 +151,7 @@ impl AgentDir {
                 Err(StoreError::corrupt(&path, "is not a symbolic link; move it away and publish again"))
             }
             Ok(LinkText::To(target)) => self.interpret(&target, &path).map(Some),
-            Err(e) => Err(StoreError::io("read", &path, e)),
+            Err(e) => Err(unreadable(&path, e)),
         }
     }
 
@@ -189,7 +189,7 @@ impl AgentDir {
                     None => Err(outside(&path, &target)),
                 }
             }
-            Err(e) => Err(StoreError::io("read", &path, e)),
+            Err(e) => Err(unreadable(&path, e)),
         }
     }
 
@@ -237,6 +237,14 @@ fn misplaced(link: &Path, target: &str, why: &str) -> StoreError {
     let command = if link.ends_with(CURRENT_LINK) { "activate" } else { "tag" };
     let what = format!("points at {target:?}, {why}; point it at a version with `model-store {command}`");
     StoreError::corrupt(link, what)
+}
+
+/// A link that is not text leads to no version, as one that leads out; anything else is the system's.
+fn unreadable(link: &Path, e: io::Error) -> StoreError {
+    match e.kind() {
+        io::ErrorKind::InvalidData => misplaced(link, "?", "which is not UTF-8"),
+        _ => StoreError::io("read", link, e),
+    }
 }
 
 fn outside(link: &Path, target: &str) -> StoreError {

@@ -36,8 +36,8 @@ pub(crate) struct Taken {
 enum How {
     /// Copied, when it was like this.
     Copied(Stamp),
-    /// Linked: it is this inode, and had this mode.
-    Linked { stamp: Stamp, mode: u32 },
+    /// Linked: it is this inode, and had this mode and group.
+    Linked { stamp: Stamp, mode: u32, group: u32 },
 }
 
 impl Taken {
@@ -57,20 +57,29 @@ impl Taken {
     }
 
     fn remove(&self) -> bool {
-        self.is_there() && durable::remove_beneath(self.tree.handle(), self.path.as_path()).is_ok()
+        durable::remove_beneath(self.tree.handle(), self.path.as_path()).is_ok()
     }
 
     fn give_back(&self) {
-        if let How::Linked { stamp, mode } = self.how
+        if let How::Linked { stamp, mode, group } = self.how
             && let Ok(file) = self.tree.open(&self.path)
             && Stamp::of_file(&file).is_ok_and(|now| stamp.is_same_file(now))
         {
+            // In this order: a change of the group takes bits of the mode away.
+            let _ = durable::set_group_if_other(file.as_fd(), group);
             let _ = durable::give_mode_back(file.as_fd(), mode);
         }
     }
 }
 
 impl Staging {
+    /// The files whose name outside goes away with the publish, and that are the same inode.
+    pub(crate) fn moved_by_link(&self) -> BTreeSet<PayloadPath> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let linked = taken.iter().filter(|one| one.moved && matches!(one.how, How::Linked { .. }));
+        linked.map(|one| one.path.clone()).collect()
+    }
+
     pub(crate) fn took(&self, taken: Taken) {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(taken);
     }
@@ -81,7 +90,8 @@ impl Staging {
 
     /// The publish failed: what was taken gets its mode back.
     pub(crate) fn give_back(&self) {
-        for taken in self.all_taken() {
+        // A file with two names was taken twice: what it was before the first time is given back last.
+        for taken in self.all_taken().into_iter().rev() {
             taken.give_back();
         }
     }
@@ -90,8 +100,12 @@ impl Staging {
     pub(crate) fn take_away(&self, manifest: &Manifest) -> Vec<PathBuf> {
         let mut left = Vec::new();
         let mut trees: Vec<Arc<Tree>> = Vec::new();
-        for taken in self.all_taken().iter().filter(|taken| taken.moved) {
-            if manifest.file(&taken.path).is_none() || !taken.remove() {
+        let all = self.all_taken();
+        let moved = || all.iter().filter(|taken| taken.moved);
+        // Looked at before anything is removed: that changes what another name of the same file says.
+        let there: Vec<bool> = moved().map(Taken::is_there).collect();
+        for (taken, is_there) in moved().zip(there) {
+            if manifest.file(&taken.path).is_none() || !is_there || !taken.remove() {
                 left.push(taken.tree.path_of(&taken.path));
             }
             if !trees.iter().any(|tree| Arc::ptr_eq(tree, &taken.tree)) {
@@ -125,8 +139,14 @@ fn take_away_rest(tree: &Tree, manifest: &Manifest) {
             let _ = durable::remove_beneath(tree.handle(), link.path.as_path());
         }
     }
-    let dirs: BTreeSet<_> = tree.payload.dirs.iter().map(|dir| tree.path_of(dir)).collect();
-    for dir in dirs.iter().rev() {
+    let files = manifest.files.iter().map(|file| &file.path);
+    let published = files.chain(manifest.links.iter().map(|link| &link.path));
+    let taken: BTreeSet<PathBuf> = published
+        .flat_map(|path| tree.path_of(path).ancestors().skip(1).map(PathBuf::from).collect::<Vec<_>>())
+        .collect();
+    // One that was empty already is not in the version, and stays.
+    let dirs = tree.payload.dirs.iter().map(|dir| tree.path_of(dir)).filter(|dir| taken.contains(dir));
+    for dir in dirs.collect::<BTreeSet<_>>().iter().rev() {
         durable::remove_dir_if_empty(dir);
     }
     durable::remove_dir_if_empty(tree.path());
@@ -145,11 +165,18 @@ impl Linking<'_> {
         if self.moves && stat.st_nlink > 1 {
             return Err(io::Error::other("it has another name, under which it could be written to"));
         }
+        if self.moves && stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("it is somebody else's, who could make it writable again"));
+        }
         let parent = dir_of(self.staging, &file.path)?;
+        let group = rustix::fs::fstat(&parent)?.st_gid;
         durable::hard_link_open(source, parent.as_fd(), file.path.file_name())?;
-        let how = How::Linked { stamp: Stamp::of(&stat), mode: stat.st_mode };
+        let how = How::Linked { stamp: Stamp::of(&stat), mode: stat.st_mode, group: stat.st_gid };
         let taken = Taken { tree: self.tree.clone(), path: file.path.clone(), how, moved: self.moves };
-        if let Err(e) = durable::seal_like(source.as_fd(), source.as_fd()) {
+        // As a file that is made there: of the store's group, which may read it.
+        let adopted = durable::set_group_if_other(source.as_fd(), group)
+            .and_then(|()| durable::seal_like(source.as_fd(), source.as_fd()));
+        if let Err(e) = adopted {
             taken.give_back();
             let _ = durable::remove_file(parent.as_fd(), file.path.file_name());
             return Err(e);

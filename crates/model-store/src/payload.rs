@@ -1,5 +1,6 @@
 //! What lies in a version's directory, and what may not.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
@@ -120,9 +121,11 @@ impl Payload {
         saturating_sum(self.files.iter().map(|file| file.size_bytes))
     }
 
-    /// The bytes of the files that no other name leads to: what a version adds to a store.
-    pub(crate) fn own_bytes(&self) -> u64 {
-        saturating_sum(self.files.iter().filter(|file| file.names == 1).map(|file| file.size_bytes))
+    /// The bytes of the files that no other name leads to, or only one that goes away: what a version adds to
+    /// a store.
+    pub(crate) fn own_bytes(&self, moved: &BTreeSet<PayloadPath>) -> u64 {
+        let names = |file: &PayloadFile| file.names - u64::from(file.names > 1 && moved.contains(&file.path));
+        saturating_sum(self.files.iter().filter(|file| names(file) == 1).map(|file| file.size_bytes))
     }
 
     /// Refuses a file at the manifest's place that is not a manifest of this store's making.

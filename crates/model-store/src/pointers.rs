@@ -240,7 +240,9 @@ impl ModelStore {
             checksum: target.map(Current::checksum),
         };
         if to.is_some() && from == to {
-            return Ok(moved);
+            // Whoever moved it may have died before it was made to last.
+            let record = options.record(action, pointer.clone(), moved.from.clone(), moved.to.clone());
+            return confirm(agent, &record).map(|()| moved);
         }
         self.progress().advance(0).map_err(|e| StoreError::io("move", agent.path(), e))?;
         let mut record = options.record(action, pointer.clone(), moved.from.clone(), moved.to.clone());

@@ -43,6 +43,8 @@ pub(crate) struct Uses {
     by_file: HashMap<FileId, Vec<User>>,
     /// Processes of other users that this one may not look into.
     pub(crate) unseen: usize,
+    /// Whether nothing could be seen at all: there is no `/proc`, or no descriptor left to look with.
+    pub(crate) blind: bool,
 }
 
 impl Uses {
@@ -65,6 +67,7 @@ pub(crate) fn scan(wanted: &HashSet<FileId>) -> Uses {
     if wanted.is_empty() {
         return uses;
     }
+    uses.blind = fs::read_dir("/proc/self/fd").is_err();
     let numbers: HashSet<u64> = wanted.iter().map(|file| file.inode).collect();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {

@@ -126,7 +126,7 @@ impl Staging {
         let from = previous.clone().filter(|_| activation == Activation::Activate);
         let record = Record {
             checksum: Some(manifest.checksum),
-            bytes: Some(payload.own_bytes()),
+            bytes: Some(self.own_bytes(&payload)?),
             ..MoveOptions { actor, reason }.record(Action::Publish, pointer, from, Some(version.clone()))
         };
         self.announce(&record)?;
@@ -143,6 +143,18 @@ impl Staging {
             bytes: listed.size_bytes(),
             left_outside,
         })
+    }
+
+    /// What the version adds to the store. Files with several names may have become copies since they were
+    /// looked at.
+    fn own_bytes(&self, payload: &Payload) -> Result<u64, StoreError> {
+        let moved = self.moved_by_link();
+        if payload.files.iter().all(|file| file.names == 1) {
+            return Ok(payload.own_bytes(&moved));
+        }
+        let now =
+            Payload::scan(self.dir(), Links::Keep).map_err(|e| StoreError::io("read", self.path(), e))?;
+        Ok(now.own_bytes(&moved))
     }
 
     /// Step 3: nothing but what a version may contain.

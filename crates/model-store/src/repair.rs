@@ -121,8 +121,12 @@ impl ModelStore {
         after: &Report,
         options: &RepairOptions,
     ) -> Result<(bool, bool), StoreError> {
-        let damage: Vec<String> =
-            after.findings.iter().filter(|finding| is_damage(finding)).map(ToString::to_string).collect();
+        let damage: Vec<String> = after
+            .findings
+            .iter()
+            .filter(|finding| is_damage(finding, found))
+            .map(ToString::to_string)
+            .collect();
         let marked = !matches!(self.quarantine(found.agent(), found.version()), Ok(None));
         match (damage.first(), marked) {
             (Some(first), false) if !after.legacy => {
@@ -144,14 +148,26 @@ impl ModelStore {
 
 /// Whether a reader would get something else than was published. What lies beside the listed files, and
 /// modes, are for an operator to look at.
-fn is_damage(finding: &Finding) -> bool {
+fn is_damage(finding: &Finding, found: &Current) -> bool {
+    if let Finding::Forbidden { problem } = finding {
+        return is_published(problem.path(), found);
+    }
     !matches!(
         finding,
+        // Others may be able to read it.
+        Finding::Unreadable { denied: true, .. } |
         Finding::Unlisted { .. } | Finding::UnlistedLink { .. } | Finding::WrongMode { .. }
             | Finding::WrongGroup { .. }
             // The listing of what is there differs because of one of those.
             | Finding::Checksum { .. }
     )
+}
+
+/// Whether something was published at a path.
+fn is_published(path: &str, found: &Current) -> bool {
+    let manifest = found.manifest();
+    let is_file = PayloadPath::try_from(path).is_ok_and(|path| manifest.file(&path).is_some());
+    is_file || manifest.links.iter().any(|link| link.path.as_str() == path)
 }
 
 /// The work on one version, under its agent's lock.
@@ -224,6 +240,10 @@ impl Mender<'_> {
         path: &str,
     ) -> Result<Option<(String, Mended)>, StoreError> {
         let Ok(published) = PayloadPath::try_from(path) else { return Ok(None) };
+        if !is_published(path, self.found) {
+            let remove = self.options.remove_unlisted.then(|| self.remove(&published)).transpose()?;
+            return Ok(remove.map(|how| (published.into(), how)));
+        }
         let how = if self.found.manifest().links.iter().any(|link| link.path == published) {
             Some(self.relink(&published)?)
         } else {

@@ -94,7 +94,10 @@ pub(crate) struct Holding {
     pub(crate) left_current_at: Option<Timestamp>,
     /// The pointers at it, and what else there is that no policy overrules.
     pub(crate) held_by: Vec<String>,
-    pub(crate) quarantined: bool,
+    /// When its directory got its name, by the file system.
+    pub(crate) changed_at: Timestamp,
+    /// Whether it is known to be a version and not known to be damaged.
+    pub(crate) sound: bool,
     pub(crate) blocks: Blocks,
 }
 
@@ -153,10 +156,10 @@ fn stop_at_the_goal(decisions: &mut [Decision], holdings: &[Holding], stock: &mu
     }
 }
 
-/// How many sound versions of the same agent are newer. A quarantined one does not push a sound one out.
+/// How many sound versions of the same agent are newer. A damaged one does not push a sound one out.
 fn newer_sound_versions(holdings: &[Holding], index: usize) -> usize {
     let same_agent = |holding: &&Holding| holding.agent == holdings[index].agent;
-    holdings[index + 1..].iter().take_while(same_agent).filter(|holding| !holding.quarantined).count()
+    holdings[index + 1..].iter().take_while(same_agent).filter(|holding| holding.sound).count()
 }
 
 fn verdict(holding: &Holding, newer: usize, policy: &Policy, now: Timestamp) -> Verdict {
@@ -172,6 +175,9 @@ fn verdict(holding: &Holding, newer: usize, policy: &Policy, now: Timestamp) -> 
     }
     if is_within(policy.grace, holding.published_at, now) {
         reasons.push(format!("published {} ago", span(holding.published_at, now)));
+    } else if is_within(policy.grace, holding.changed_at, now) {
+        // Restored, or dated by a clock that was wrong.
+        reasons.push(format!("came to its place {} ago", span(holding.changed_at, now)));
     }
     if let Some(age) = policy.older_than.filter(|age| is_within(*age, holding.published_at, now)) {
         reasons.push(format!("younger than {}", in_words(age)));
@@ -179,11 +185,9 @@ fn verdict(holding: &Holding, newer: usize, policy: &Policy, now: Timestamp) -> 
     if !reasons.is_empty() {
         return Verdict::Keep { reasons };
     }
-    let quarantined = if holding.quarantined { ", and quarantined" } else { "" };
+    let damaged = if holding.sound { "" } else { ", and it is known to be damaged" };
     let age = span(holding.published_at, now);
-    Verdict::Retire {
-        reason: format!("published {age} ago, {newer} newer, nothing points at it{quarantined}"),
-    }
+    Verdict::Retire { reason: format!("published {age} ago, {newer} newer, nothing points at it{damaged}") }
 }
 
 /// Whether something happened less than a time ago. What lies in the future, by a clock that was set back,
@@ -208,43 +212,43 @@ fn in_words(time: Duration) -> String {
     }
 }
 
-/// The inodes of the versions that are left, and how many of them each is in.
-#[derive(Debug)]
-struct Stock {
-    inodes: HashMap<FileId, usize>,
-    bytes: u64,
+/// What is on disk of some versions, while one after the other is taken out. An inode is gone when its last
+/// name is, and some of them may be in versions that are not looked at, or outside the store.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stock {
+    names_taken: HashMap<FileId, u64>,
+    pub(crate) bytes: u64,
 }
 
 impl Stock {
-    fn of(holdings: &[Holding]) -> Self {
-        let mut stock = Self { inodes: HashMap::new(), bytes: 0 };
+    pub(crate) fn of(holdings: &[Holding]) -> Self {
+        let mut stock = Self::default();
         for (id, inode) in holdings.iter().flat_map(|holding| &holding.blocks.inodes) {
-            let versions = stock.inodes.entry(*id).or_default();
-            if *versions == 0 {
+            if stock.names_taken.insert(*id, 0).is_none() {
                 stock.bytes = stock.bytes.saturating_add(inode.bytes);
             }
-            *versions += 1;
         }
         stock
     }
 
-    /// Takes a version out.
-    fn take(&mut self, blocks: &Blocks) {
+    /// Takes a version out and gives the bytes that this frees.
+    pub(crate) fn take(&mut self, blocks: &Blocks) -> u64 {
+        let before = self.bytes;
         for (id, inode) in &blocks.inodes {
-            if let Some(versions) = self.inodes.get_mut(id) {
-                *versions -= 1;
-                if *versions == 0 {
+            if let Some(taken) = self.names_taken.get_mut(id) {
+                let was_there = *taken < inode.names;
+                *taken += inode.here;
+                if was_there && *taken >= inode.names {
                     self.bytes = self.bytes.saturating_sub(inode.bytes);
                 }
             }
         }
+        before - self.bytes
     }
 }
 
 /// What the store lost with some of the versions of a plan.
 pub(crate) fn bytes_freed(holdings: &[Holding], retired: impl Fn(&Holding) -> bool) -> u64 {
     let mut stock = Stock::of(holdings);
-    let before = stock.bytes;
-    holdings.iter().filter(|holding| retired(holding)).for_each(|holding| stock.take(&holding.blocks));
-    before - stock.bytes
+    holdings.iter().filter(|holding| retired(holding)).map(|holding| stock.take(&holding.blocks)).sum()
 }

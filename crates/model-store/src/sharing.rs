@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 
@@ -25,6 +25,7 @@ use crate::manifest::{FileEntry, Generation};
 use crate::names::{AgentName, PayloadPath, VersionName};
 use crate::outside::dir_of;
 use crate::payload::PayloadFile;
+use crate::processes::FileId;
 use crate::progress::Stopped;
 use crate::quarantine;
 use crate::read::read_manifest;
@@ -58,6 +59,15 @@ struct Likely {
 /// Published files of one size, by digest.
 type SameSize = HashMap<Digest, Vec<Published>>;
 
+/// Published files of some sizes.
+#[derive(Default)]
+struct KnownFiles {
+    by_size: HashMap<u64, SameSize>,
+    /// How many names each inode has in the store. One that has more could be written to from outside: it was
+    /// hard-linked from there because somebody asked.
+    names: HashMap<FileId, u64>,
+}
+
 /// Brings in what some version of the store has already; gives the rest.
 pub(crate) fn share_known<'t>(
     staging: &Staging,
@@ -66,7 +76,7 @@ pub(crate) fn share_known<'t>(
     imported: &mut Imported,
 ) -> Result<Vec<&'t PayloadFile>, StoreError> {
     let sizes: HashSet<u64> = files.iter().map(|file| file.size_bytes).filter(|size| *size > 0).collect();
-    let known = known_files(staging, &sizes);
+    let KnownFiles { by_size: known, names } = known_files(staging, &sizes);
     let (candidates, mut rest): (Vec<_>, Vec<_>) =
         files.into_iter().partition(|file| known.contains_key(&file.size_bytes));
     if candidates.is_empty() {
@@ -83,8 +93,9 @@ pub(crate) fn share_known<'t>(
             None => rest.push(file),
         }
     }
+    let names = Mutex::new(names);
     let placing =
-        Placing { staging, tree, cannot_reflink: AtomicBool::new(false), readable: OnceLock::new() };
+        Placing { staging, tree, names, cannot_reflink: AtomicBool::new(false), readable: OnceLock::new() };
     let done = streams::run(&placing, &found, progress)?;
     let found = found.into_iter().map(|found| found.file).collect();
     rest.extend(sort_out(found, done, &mut imported.entries, &mut imported.shared_bytes));
@@ -94,8 +105,8 @@ pub(crate) fn share_known<'t>(
 }
 
 /// The published files of the given sizes. What cannot be read gives none: it is no reason not to publish.
-fn known_files(staging: &Staging, sizes: &HashSet<u64>) -> HashMap<u64, SameSize> {
-    let mut known: HashMap<u64, SameSize> = HashMap::new();
+fn known_files(staging: &Staging, sizes: &HashSet<u64>) -> KnownFiles {
+    let mut known = KnownFiles::default();
     let store = &staging.store;
     let mut versions = Vec::new();
     for entry in store.agents().unwrap_or_default() {
@@ -117,6 +128,11 @@ fn known_files(staging: &Staging, sizes: &HashSet<u64>) -> HashMap<u64, SameSize
                 (file, Published { agent, version, path })
             };
             let files: Vec<_> = files.map(published).collect();
+            for (file, _) in &files {
+                if let Ok(stat) = dir::stat_payload(handle.as_fd(), file.path.as_path()) {
+                    *known.names.entry(FileId::of(&stat)).or_default() += 1;
+                }
+            }
             if !files.is_empty() {
                 let likely =
                     Likely { is_own_agent: name == *staging.agent(), created_at: manifest.created_at };
@@ -127,12 +143,24 @@ fn known_files(staging: &Staging, sizes: &HashSet<u64>) -> HashMap<u64, SameSize
     // The agent's own newest version is the likeliest to have the file, and to be in the page cache.
     versions.sort_by_key(|(likely, _)| Reverse(*likely));
     for (entry, published) in versions.into_iter().flat_map(|(_, files)| files) {
-        let places = known.entry(entry.size).or_default().entry(entry.sha256).or_default();
+        let places = known.by_size.entry(entry.size).or_default().entry(entry.sha256).or_default();
         if places.len() < PLACES {
             places.push(published);
         }
     }
     known
+}
+
+/// Whether every name of a published file lies in the store. One that was hard-linked from outside has
+/// another, under which somebody may write.
+pub(crate) fn is_all_inside(staging: &Staging, file: &File) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(file)?;
+    if stat.st_nlink == 1 {
+        return Ok(true);
+    }
+    let sizes = HashSet::from([u64::try_from(stat.st_size).unwrap_or_default()]);
+    let inside = known_files(staging, &sizes).names.get(&FileId::of(&stat)).copied().unwrap_or_default();
+    Ok(stat.st_nlink <= inside)
 }
 
 impl Published {
@@ -220,6 +248,8 @@ struct Found<'t, 'k> {
 struct Placing<'t, 'k> {
     staging: &'k Staging,
     tree: &'t Tree,
+    /// As in [`KnownFiles`], and those that were made here.
+    names: Mutex<HashMap<FileId, u64>>,
     /// Found out with the first file: it is true of the whole store.
     cannot_reflink: AtomicBool,
     /// The `r` bits that a file of this process gets.
@@ -276,10 +306,11 @@ impl Placing<'_, '_> {
         shared.map(|_| None)
     }
 
-    /// `false` where the file must not get another name, or cannot: too many have it (`EMLINK`), the kernel
+    /// `false` where the file must not get another name (one of its names is outside), or cannot: too many have it (`EMLINK`), the kernel
     /// protects what is somebody else's (`EPERM`), its agent is on another file system (`EXDEV`).
     fn hard_linked(&self, published: &File, path: &PayloadPath, executable: u32) -> io::Result<bool> {
-        let mode = rustix::fs::fstat(published)?.st_mode;
+        let stat = rustix::fs::fstat(published)?;
+        let mode = stat.st_mode;
         let readable = self.readable.get().copied().unwrap_or(0o444);
         let fits = mode & 0o7222 == 0
             && mode & readable == readable
@@ -288,8 +319,16 @@ impl Placing<'_, '_> {
             return Ok(false);
         }
         let parent = dir_of(self.staging, path)?;
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let inside = names.entry(FileId::of(&stat)).or_default();
+        if stat.st_nlink > *inside {
+            return Ok(false);
+        }
         match durable::hard_link_open(published, parent.as_fd(), path.file_name()) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                *inside += 1;
+                Ok(true)
+            }
             // It was made by somebody who knows of no store.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(e),
             Err(_) => Ok(false),

@@ -15,7 +15,7 @@ use crate::holder::flock_holder;
 use crate::layout::{AgentDir, LOCK_FILE, Place, VERSIONS_DIR, c_name, open_root};
 use crate::lock::{AgentLock, flock_soon};
 use crate::manifest::FileEntry;
-use crate::names::{AgentName, PayloadPath, VersionName};
+use crate::names::{AgentName, PayloadPath, RefName, VersionName};
 use crate::outside::Taken;
 use crate::payload::Stamp;
 use crate::progress::Progress;
@@ -98,6 +98,11 @@ impl Staging {
                 let (agent, version) = (agent.name().clone(), version.clone());
                 return Err(StoreError::VersionExists { agent, version });
             }
+        }
+        let reference = RefName::try_from(version.as_str()).ok();
+        if reference.is_some_and(|name| matches!(agent.read_ref(&name), Ok(Some(_)))) {
+            let (agent, version) = (agent.name().clone(), version.clone());
+            return Err(StoreError::VersionIsRef { agent, version });
         }
         let handle = loop {
             let made = durable::make_dir(versions.as_fd(), &staging_name).map_err(|e| made_dir(&path, e))?;

@@ -17,6 +17,7 @@ use crate::names::PayloadPath;
 use crate::payload::Stamp;
 use crate::read::Current;
 use crate::sha256::Hasher;
+use crate::sharing;
 use crate::staging::Staging;
 use crate::streams::Stream;
 
@@ -138,7 +139,7 @@ impl Staging {
         drop(file);
         durable::remove_file(parent.as_fd(), path.file_name()).map_err(failed)?;
         let meta = source.metadata().map_err(failed)?;
-        if !meta.permissions().readonly() {
+        if !meta.permissions().readonly() || !sharing::is_all_inside(self, source).map_err(failed)? {
             return Ok(false);
         }
         if durable::hard_link(from.handle(), path.as_path(), parent.as_fd(), path.file_name()).is_err() {

@@ -78,6 +78,8 @@ pub enum Finding {
         path: PayloadPath,
         /// What the system said.
         why: String,
+        /// Whether it was this process that might not, or could not, and not the file's fault.
+        denied: bool,
     },
     /// A symbolic link is missing, or not the one that was published.
     LinkChanged {
@@ -137,7 +139,7 @@ impl fmt::Display for Finding {
             Self::Changed { path, expected_bytes, found_bytes } => {
                 write!(f, "{path} has {found_bytes} bytes, published were {expected_bytes}")
             }
-            Self::Unreadable { path, why } => write!(f, "{path} could not be read: {why}"),
+            Self::Unreadable { path, why, .. } => write!(f, "{path} could not be read: {why}"),
             Self::LinkChanged { path } => write!(f, "{path} is not the symbolic link that was published"),
             Self::UnlistedLink { path } => write!(f, "{path} is a symbolic link that is not in the manifest"),
             Self::WrongMode { path, mode } => write!(f, "{path} has mode {mode}"),
@@ -173,6 +175,8 @@ impl ModelStore {
 
     fn verify_listed(&self, found: &Current) -> Result<Report, StoreError> {
         let manifest = found.manifest();
+        // What is being read must not be retired meanwhile; without a lease, as on some file systems, it may.
+        let _lease = found.lease().ok();
         let payload = Payload::scan(found.handle(), Links::Keep)
             .map_err(|e| StoreError::io("read", found.path(), e))?;
         let access = self.compare_access(found, &payload)?;
@@ -185,7 +189,11 @@ impl ModelStore {
                 Err(StoreError::Io { source, .. }) => {
                     findings.add(
                         path.as_str(),
-                        Finding::Unreadable { path: path.clone(), why: source.to_string() },
+                        Finding::Unreadable {
+                            path: path.clone(),
+                            why: source.to_string(),
+                            denied: is_denied(&source),
+                        },
                     );
                 }
                 Err(other) => return Err(other),
@@ -265,6 +273,14 @@ impl ModelStore {
             findings: findings.sorted(),
         })
     }
+}
+
+/// Whether a failure is this process's and says nothing about the file: it may not read it, or has no room
+/// for one more.
+fn is_denied(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let own = [Errno::ACCESS, Errno::PERM, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    own.iter().any(|own| error.raw_os_error() == Some(own.raw_os_error()))
 }
 
 /// Findings by path; those about the whole version come last.

@@ -5,7 +5,7 @@ use std::fmt;
 use anstyle::Style;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
-use model_store::{Check, Quarantine};
+use model_store::{Check, Quarantine, exit};
 
 use crate::out;
 
@@ -52,6 +52,11 @@ pub(crate) fn harmless(text: &str) -> String {
         }
     }
     safe
+}
+
+/// The exit code of several outcomes: damage outweighs whatever else there is.
+pub(crate) fn worst(codes: impl Iterator<Item = u8>) -> u8 {
+    codes.max_by_key(|code| (*code == exit::CORRUPT, *code)).unwrap_or(exit::OK)
 }
 
 /// `1 file`, `2 files`.

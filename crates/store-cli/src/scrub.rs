@@ -1,6 +1,5 @@
 //! What `verify` and `repair` have in common: which versions, what was found, and what is done next.
 
-use std::collections::HashSet;
 use std::io::Write;
 
 use model_store::{
@@ -103,8 +102,7 @@ pub(crate) fn size_of(store: &ModelStore, targets: &Targets) -> u64 {
 
 /// The worst of all: damage outweighs whatever else there is.
 pub(crate) fn exit_code(verdicts: &[Verdict]) -> u8 {
-    let codes: HashSet<u8> = verdicts.iter().map(|verdict| verdict.exit_code).collect();
-    if codes.contains(&exit::CORRUPT) { exit::CORRUPT } else { codes.into_iter().max().unwrap_or(exit::OK) }
+    human::worst(verdicts.iter().map(|verdict| verdict.exit_code))
 }
 
 impl Verdict {

@@ -84,6 +84,9 @@ impl Header {
 }
 
 /// Checks every tensor against its place, and all of them against the `data_bytes` that there are.
+/// No framework has tensors of more axes: `PyTorch` and `NumPy` stop at 64.
+const MAX_AXES: usize = 64;
+
 fn placed(
     raw: BTreeMap<String, TensorInfo>,
     data_begin: u64,
@@ -93,6 +96,9 @@ fn placed(
     in_order.sort_by_key(|(_, info)| info.data_offsets);
     let mut covered = 0;
     for (name, TensorInfo { dtype, shape, data_offsets: (begin, end) }) in in_order {
+        if shape.len() > MAX_AXES {
+            return Err(format!("tensor {name:?} has {} axes, more than {MAX_AXES}", shape.len()));
+        }
         let needed =
             size_bytes(*dtype, shape).ok_or_else(|| format!("tensor {name:?} has an impossible size"))?;
         if *begin as u64 != covered {

@@ -105,7 +105,7 @@ pub(super) fn pointers(agent: &AgentDir, ward: &mut Ward) {
         Ok(None) => {
             if agent.published().is_ok_and(|published| !published.is_empty()) {
                 let what = "is not there, although there are versions: readers find none";
-                ward.note(POINTERS, &path, what).advise(another);
+                ward.note(POINTERS, &path, what).advise(format!("`model-store activate {name} VERSION`"));
             }
         }
         Err(e) => {

@@ -97,7 +97,9 @@ impl Agent {
             return Err(exit::NOT_FOUND);
         }
         match *operation {
-            Operation::Publish { version, .. } | Operation::StageAndDrop { version } if self.has(version) => {
+            Operation::Publish { version, .. } | Operation::StageAndDrop { version }
+                if self.has(version) || self.refs.contains_key(version) =>
+            {
                 return Err(exit::REFUSED);
             }
             Operation::Publish { version, content, activate } => {

@@ -129,11 +129,48 @@ fn the_store_does_not_move_what_is_its_own() {
     let fixture = Fixture::with_v1();
     let v1 = fixture.current().path().to_owned();
     let error = publish_folder(&fixture.store, ("scout", "v2"), &v1, by(Transfer::Move)).unwrap_err();
-    assert!(full_message(&error).contains("in the store itself"), "{}", full_message(&error));
+    assert!(full_message(&error).contains("the store itself is there"), "{}", full_message(&error));
+    // Nor the folder that the store is in, with all its versions.
+    for transfer in [Transfer::Move, Transfer::Link] {
+        let above = fixture.root().parent().unwrap();
+        let error = publish_folder(&fixture.store, ("scout", "v2"), above, by(transfer)).unwrap_err();
+        assert!(full_message(&error).contains("the store itself is there"), "{}", full_message(&error));
+    }
     let followed = ImportOptions { links: Links::Follow, transfer: Transfer::Move };
     let folder = folder_in(&fixture.outside());
     let error = publish_folder(&fixture.store, ("scout", "v2"), &folder, followed).unwrap_err();
     assert!(full_message(&error).contains("cannot be moved"), "{}", full_message(&error));
     assert!(fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok());
     assert!(fixture.current().open(&payload("config.json")).is_ok());
+}
+
+#[test]
+fn what_is_moved_is_of_the_stores_group() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root may give files away");
+        return;
+    }
+    let fixture = Fixture::new();
+    std::os::unix::fs::chown(fixture.root(), None, Some(54_321)).unwrap();
+    let folder = folder_in(&fixture.outside());
+    publish_folder(&fixture.store, ("scout", "v1"), &folder, by(Transfer::Move)).unwrap();
+    assert!(fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok());
+    // What another user owns is copied: he could make it writable again.
+    let folder = folder_in(&fixture.outside());
+    std::os::unix::fs::chown(folder.join("a/b/tool"), Some(65_001), None).unwrap();
+    publish_folder(&fixture.store, ("scout", "v2"), &folder, by(Transfer::Move)).unwrap();
+    let in_version = |name: &str| fixture.agent_dir().join("versions").join(name).join("a/b/tool");
+    let owner = |path: &std::path::Path| std::os::unix::fs::MetadataExt::uid(&fs::metadata(path).unwrap());
+    assert_eq!(owner(&in_version("v2")), owner(&in_version("v1")));
+    assert!(!folder.join("a/b/tool").exists());
+}
+
+#[test]
+fn what_was_linked_from_outside_is_linked_no_further() {
+    let fixture = Fixture::new();
+    let folder = folder_in(&fixture.outside());
+    publish_folder(&fixture.store, ("scout", "v1"), &folder, by(Transfer::Link)).unwrap();
+    publish_folder(&fixture.store, ("scout", "v2"), &folder, by(Transfer::Auto)).unwrap();
+    let inode = |path: std::path::PathBuf| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    assert_ne!(inode(fixture.agent_dir().join("versions/v2/a/b/tool")), inode(folder.join("a/b/tool")));
 }

@@ -136,6 +136,27 @@ fn a_ref_cannot_have_a_versions_name() {
 }
 
 #[test]
+fn a_version_cannot_have_a_refs_name() {
+    let fixture = with_versions(&["v1"]);
+    fixture.store.tag(&scout(), &name("champion"), &version("v1"), &MoveOptions::default()).unwrap();
+    let error = fixture.store.stage_new(&scout(), &version("champion")).unwrap_err();
+    assert_eq!(error.exit_code(), exit::REFUSED);
+    assert!(error.to_string().contains("has a ref of the name champion"), "{error}");
+}
+
+#[test]
+fn a_current_that_is_no_text_is_mended_by_a_move() {
+    use std::os::unix::ffi::OsStrExt;
+    let fixture = with_versions(&["v1", "v2"]);
+    let current = fixture.agent_dir().join("current");
+    fs::remove_file(&current).unwrap();
+    symlink(std::ffi::OsStr::from_bytes(b"versions/v\xff"), &current).unwrap();
+    assert_eq!(fixture.store.get_current(&scout()).unwrap_err().exit_code(), exit::CORRUPT);
+    fixture.store.activate(&scout(), &version("v1"), &MoveOptions::default()).unwrap();
+    check_current("mended", &fixture, "v1");
+}
+
+#[test]
 fn a_ref_that_leads_out_is_refused() {
     let fixture = with_versions(&["v1"]);
     fs::create_dir(fixture.agent_dir().join("refs")).unwrap();

@@ -175,6 +175,18 @@ fn lost_files_links_modes_and_what_should_not_be_there() {
 }
 
 #[test]
+fn what_lies_beside_the_listed_files_is_no_damage_to_them() {
+    let fixture = with_copies();
+    symlink("nowhere", path(&fixture, "v1", "stray")).unwrap();
+    let repaired = repair(&fixture, "v1");
+    assert!(!repaired.after.is_ok() && !repaired.quarantined, "{repaired:?}");
+    let options = RepairOptions { remove_unlisted: true, ..RepairOptions::default() };
+    let repaired = repair_with(&fixture, "v1", &options);
+    assert_eq!(mended(&repaired), [("stray", &Mended::Removed)]);
+    assert!(repaired.after.is_ok(), "{repaired:?}");
+}
+
+#[test]
 fn a_file_of_another_group_is_found_and_mended() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root may give files away");

@@ -29,7 +29,7 @@ fn what_will_not_fit_is_refused_before_its_first_byte() {
     let StoreError::NoRoom { needed_bytes, free_bytes, .. } = &error else { panic!("{error}") };
     assert!(*needed_bytes > 3_000_000 && *free_bytes <= space.free_bytes, "{error}");
     assert_eq!(error.exit_code(), exit::ENVIRONMENT);
-    for part in ["3.3 MB are needed", "2.2 MB are free", "model-store gc --dry-run", "scout/v2"] {
+    for part in ["3.3 MB are needed", "2.2 MB are free", "model-store gc --all --dry-run", "scout/v2"] {
         assert!(error.to_string().contains(part), "{part} is not in: {error}");
     }
     assert_eq!(fs::read_dir(staging.path()).unwrap().count(), 0, "something was written");

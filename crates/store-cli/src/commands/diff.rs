@@ -199,7 +199,9 @@ fn sum(files: usize, bytes: u64) -> String {
 /// In the order of the new paths, a removed file where it was.
 fn rows(files: &VersionDiff) -> Vec<Vec<String>> {
     let none = || "-".to_owned();
-    let row = |what: &str, old: String, new: String, path: String| vec![what.to_owned(), old, new, path];
+    let row = |what: &str, old: String, new: String, path: String| {
+        vec![what.to_owned(), old, new, human::harmless(&path)]
+    };
     let alone = |file: &FileEntry| (human_size(file.size), file.path.to_string());
     let mut rows = Vec::new();
     for file in &files.added {
@@ -270,7 +272,7 @@ fn print_tensors(out: &mut impl Write, checkpoint: &Comparison) -> anyhow::Resul
 
 fn tensor_rows(found: &TensorDiff) -> Vec<Vec<String>> {
     let none = || "-".to_owned();
-    let one = |tensor: &Tensor| format!("{} {:?}", tensor.dtype, tensor.shape);
+    let one = |tensor: &Tensor| shortened(format!("{} {:?}", tensor.dtype, tensor.shape));
     let changed = found.changed.iter().map(|tensor| {
         let (old, new) = (&tensor.dtype.old, &tensor.dtype.new);
         let distance = match tensor.max_abs_difference {
@@ -282,8 +284,8 @@ fn tensor_rows(found: &TensorDiff) -> Vec<Vec<String>> {
             &tensor.name,
             [
                 "changed".into(),
-                format!("{old} {:?}", tensor.shape.old),
-                format!("{new} {:?}", tensor.shape.new),
+                shortened(format!("{old} {:?}", tensor.shape.old)),
+                shortened(format!("{new} {:?}", tensor.shape.new)),
                 distance,
             ],
         )
@@ -291,5 +293,14 @@ fn tensor_rows(found: &TensorDiff) -> Vec<Vec<String>> {
     let added = found.added.iter().map(|t| (&t.name, ["added".into(), none(), one(&t.tensor), none()]));
     let removed = found.removed.iter().map(|t| (&t.name, ["removed".into(), one(&t.tensor), none(), none()]));
     let rows = changed.chain(added).chain(removed);
-    rows.map(|(name, cells)| cells.into_iter().chain([human::harmless(name)]).collect()).collect()
+    rows.map(|(name, cells)| cells.into_iter().chain([shortened(human::harmless(name))]).collect()).collect()
+}
+
+/// A cell that fits a screen: a name or a shape may be as long as its file.
+fn shortened(text: String) -> String {
+    const LONGEST: usize = 200;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }

@@ -63,10 +63,15 @@ pub(crate) fn run(global: &Global, _args: &Args) -> anyhow::Result<u8> {
             AgentEntry::Alias { alias, target } => listing.aliases.push(Alias { alias, agent: target }),
         }
     }
-    let worst = listing.agents.iter().map(|row| row.exit_code).max().unwrap_or(exit::OK);
+    let worst = human::worst(listing.agents.iter().map(|row| row.exit_code));
     out::unless_closed(if global.json { out::json(&listing) } else { print(&listing) })?;
     if !global.json {
-        listing.agents.iter().filter_map(|row| row.error.as_ref()).for_each(out::warning);
+        listing
+            .agents
+            .iter()
+            .filter_map(|row| row.error.as_deref())
+            .map(human::harmless)
+            .for_each(out::warning);
     }
     Ok(worst)
 }

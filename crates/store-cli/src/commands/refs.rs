@@ -56,9 +56,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
     for problem in &problems {
         out::warning(human::with_causes(problem));
     }
-    let dangling = rows.iter().any(|row| row.entry.dangling).then_some(exit::CORRUPT);
-    let worst = problems.iter().map(StoreError::exit_code).max();
-    Ok(dangling.or(worst).unwrap_or(exit::OK))
+    let dangling = rows.iter().filter(|row| row.entry.dangling).map(|_| exit::CORRUPT);
+    Ok(human::worst(dangling.chain(problems.iter().map(StoreError::exit_code))))
 }
 
 fn print(rows: &[Row]) -> anyhow::Result<()> {

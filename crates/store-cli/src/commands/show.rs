@@ -136,13 +136,13 @@ fn print(found: &Current, is_current: bool, about: &About) -> anyhow::Result<()>
     writeln!(out, "  payload    {}, {total}", human::count(manifest.files.len(), "file"))?;
     let rows = manifest.files.iter().map(|file| {
         let digest = file.sha256.to_string();
-        vec![human_size(file.size), digest[..12].to_owned(), file.path.to_string()]
+        vec![human_size(file.size), digest[..12].to_owned(), human::harmless(file.path.as_str())]
     });
     for line in human::table(&["SIZE", "SHA-256", "PATH"], &[0], rows.collect()) {
         writeln!(out, "    {line}")?;
     }
     for link in &manifest.links {
-        writeln!(out, "    {} → {}", link.path, human::harmless(&link.target))?;
+        writeln!(out, "    {} → {}", human::harmless(link.path.as_str()), human::harmless(&link.target))?;
     }
     Ok(())
 }

@@ -135,8 +135,9 @@ impl Memory<'_> {
 fn due(store: &ModelStore, targets: Targets, max_age: Duration) -> Result<Targets, StoreError> {
     let now = Timestamp::now();
     let is_due = |check: &Check| {
-        let age = Duration::try_from(now.duration_since(check.at)).unwrap_or_default();
-        !check.ok || age >= max_age
+        // One that is still to come, by a clock that was wrong, says nothing.
+        let age = Duration::try_from(now.duration_since(check.at));
+        !check.ok || age.map_or(true, |age| age >= max_age)
     };
     let mut due = Vec::new();
     for (agent, version) in targets {

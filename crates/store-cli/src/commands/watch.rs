@@ -100,7 +100,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
             for one in &mut watched {
                 let first = !one.known;
                 let Some(change) = one.look() else { continue };
-                if change.from.is_none() && change.to.is_none() && first {
+                // An agent whose first version is still being made.
+                if change.from.is_none() && change.to.is_none() {
                     continue;
                 }
                 tell(global, &change, first)?;
@@ -108,7 +109,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
                     if let Some(command) = &args.exec {
                         execute(command, &change, &stop)?;
                     }
-                    if args.once {
+                    if args.once && !stop.load(Ordering::Relaxed) {
                         return Ok(exit::OK);
                     }
                 }
@@ -117,7 +118,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
         let left = looked.map_or(Duration::ZERO, |at| args.interval.saturating_sub(at.elapsed()));
         std::thread::sleep(left.min(LISTENS_EVERY));
     }
-    Ok(exit::OK)
+    // Whoever waits for a move must not take a stop for one.
+    Ok(if args.once { exit::INTERRUPTED } else { exit::OK })
 }
 
 /// Takes agents in that came into being. What such a one has is a change: it had nothing when the watch began.
