@@ -91,14 +91,7 @@ impl ModelStore {
                 .collect();
             let mut collector =
                 Collector { options, stock: &mut stock, problems: Vec::new(), spared: Vec::new() };
-            let gone = self.with_lock(&agent, |agent| {
-                let still = collector.still_to_go(agent, &of_agent, policy)?;
-                let mut gone = Vec::new();
-                for some in still.chunks(AT_A_TIME) {
-                    gone.extend(collector.retire_all(agent, some)?);
-                }
-                Ok(gone)
-            });
+            let gone = self.collect_in(&agent, &mut collector, &of_agent, policy);
             problems.append(&mut collector.problems);
             spare(&mut plan, &agent, collector.spared);
             match gone {
@@ -115,6 +108,25 @@ impl ModelStore {
         };
         let bytes_freed = bytes_freed(&holdings, is_gone);
         Ok(Collected { plan, retired, bytes_freed, problems })
+    }
+
+    /// Retires what is planned of one agent, and says which versions are gone.
+    fn collect_in(
+        &self,
+        agent: &AgentName,
+        collector: &mut Collector<'_>,
+        planned: &[&Holding],
+        policy: &Policy,
+    ) -> Result<Vec<VersionName>, StoreError> {
+        let not_there = || self.agent_not_found(agent);
+        let opened = AgentDir::open_to_write(self.root(), agent)?.ok_or_else(not_there)?;
+        let _lock = self.lock_to_collect(&opened)?.ok_or_else(not_there)?;
+        let still = collector.still_to_go(&opened, planned, policy)?;
+        let mut gone = Vec::new();
+        for some in still.chunks(AT_A_TIME) {
+            gone.extend(collector.retire_all(&opened, some)?);
+        }
+        Ok(gone)
     }
 
     fn plan(&self, agents: &[AgentName], policy: &Policy) -> Result<(Plan, Vec<Holding>), StoreError> {

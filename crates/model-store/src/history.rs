@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::dir;
 use crate::durable;
-use crate::error::{StoreError, is_full};
+use crate::error::StoreError;
 use crate::holder::{host_name, now, user_name};
 use crate::layout::{AgentDir, CURRENT_LINK, HISTORY_FILE, Place, REFS_DIR, VERSIONS_DIR};
 use crate::names::{AgentName, NameError, RefName, VersionName};
@@ -279,12 +279,7 @@ pub(crate) fn repair(agent: &AgentDir) -> Result<(), StoreError> {
             actor: None,
             reason: Some("the pointer was not where the last record says".to_owned()),
         };
-        match append(agent, &options.record(Action::Reconcile, pointer, to, is_at)) {
-            // There is no room for it now: the next time there may be, and a full disk must not keep anybody
-            // from retiring versions.
-            Err(StoreError::Io { source, .. }) if is_full(&source) => return Ok(()),
-            other => other?,
-        }
+        append(agent, &options.record(Action::Reconcile, pointer, to, is_at))?;
     }
     Ok(())
 }

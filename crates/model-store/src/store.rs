@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::dir::{self, LinkText};
 use crate::durable;
-use crate::error::StoreError;
+use crate::error::{StoreError, is_full};
 use crate::layout::{self, AgentDir, CURRENT_LINK};
 use crate::lock::AgentLock;
 use crate::names::{AgentName, VersionName};
@@ -226,10 +226,26 @@ impl ModelStore {
     /// Locks an agent for a mutation and clears what dead writers left. `None` where the agent was removed
     /// meanwhile.
     pub(crate) fn lock(&self, agent: &AgentDir) -> Result<Option<AgentLock>, StoreError> {
+        self.lock_unless(agent, |_| false)
+    }
+
+    /// As [`lock`](Self::lock), for retiring versions: a disk that has no room for what the history lacks is
+    /// no reason not to make room.
+    pub(crate) fn lock_to_collect(&self, agent: &AgentDir) -> Result<Option<AgentLock>, StoreError> {
+        self.lock_unless(agent, |e| matches!(e, StoreError::Io { source, .. } if is_full(source)))
+    }
+
+    fn lock_unless(
+        &self,
+        agent: &AgentDir,
+        is_passed_over: impl Fn(&StoreError) -> bool,
+    ) -> Result<Option<AgentLock>, StoreError> {
         let Some(lock) = AgentLock::acquire(agent, self.lock_patience, &self.progress)? else {
             return Ok(None);
         };
-        recover::clear_leftovers(agent, &lock)?;
-        Ok(Some(lock))
+        match recover::clear_leftovers(agent, &lock) {
+            Err(e) if !is_passed_over(&e) => Err(e),
+            _ => Ok(Some(lock)),
+        }
     }
 }
