@@ -60,10 +60,14 @@ struct Trashed<'a> {
     _alone: OwnedFd,
 }
 
+/// A plan, what it is of, and what could not be looked at.
+type Planned = (Plan, Vec<Holding>, Vec<String>);
+
 impl ModelStore {
     /// What [`gc`](Self::gc) would do, without doing it.
     pub fn plan_gc(&self, agents: &[AgentName], policy: &Policy) -> Result<Plan, StoreError> {
-        let (plan, _) = self.plan(agents, policy)?;
+        let (mut plan, _, problems) = self.plan(agents, policy)?;
+        plan.notes.extend(problems);
         Ok(plan)
     }
 
@@ -77,8 +81,8 @@ impl ModelStore {
         policy: &Policy,
         options: &MoveOptions,
     ) -> Result<Collected, StoreError> {
-        let (mut plan, holdings) = self.plan(agents, policy)?;
-        let (mut retired, mut problems) = (Vec::new(), Vec::new());
+        let (mut plan, holdings, mut problems) = self.plan(agents, policy)?;
+        let mut retired = Vec::new();
         let mut stock = Stock::of(&holdings);
         for agent in agents_of(&plan) {
             self.progress().advance(0).map_err(|e| StoreError::io("collect in", self.root(), e))?;
@@ -129,7 +133,7 @@ impl ModelStore {
         Ok(gone)
     }
 
-    fn plan(&self, agents: &[AgentName], policy: &Policy) -> Result<(Plan, Vec<Holding>), StoreError> {
+    fn plan(&self, agents: &[AgentName], policy: &Policy) -> Result<Planned, StoreError> {
         let mut own_names: Vec<AgentName> = Vec::new();
         for agent in agents {
             // An alias is asked for under its agent's own name, once.
@@ -139,10 +143,10 @@ impl ModelStore {
                 own_names.push(own);
             }
         }
-        let Inventory { holdings, notes } = holdings::take(self, &own_names)?;
+        let Inventory { holdings, notes, problems } = holdings::take(self, &own_names)?;
         let mut plan = decide(&holdings, policy, now());
         plan.notes.extend(notes);
-        Ok((plan, holdings))
+        Ok((plan, holdings, problems))
     }
 }
 
@@ -183,7 +187,7 @@ impl Collector<'_> {
         planned: &[&'h Holding],
         policy: &Policy,
     ) -> Result<Vec<&'h Holding>, StoreError> {
-        let now_held = holdings::of_agent(agent, &mut Vec::new())?;
+        let now_held = holdings::of_agent(agent, &mut self.problems)?;
         // The goal was reckoned over all agents.
         let policy = Policy { max_bytes: None, ..policy.clone() };
         let decisions = decide(&now_held, &policy, now()).decisions;
@@ -232,7 +236,7 @@ impl Collector<'_> {
             }
             return Err(e);
         }
-        let trashed = self.spare_what_is_used(agent, trashed);
+        let trashed = self.spare_what_is_used(agent, trashed)?;
         Ok(trashed.iter().map(|one| self.delete(agent, one)).collect())
     }
 
@@ -280,10 +284,22 @@ impl Collector<'_> {
 
     /// Looks once more who uses what is in the trash now. Whoever came between the plan and the rename gets it
     /// back; whoever comes later does not find it.
-    fn spare_what_is_used<'h>(&mut self, agent: &AgentDir, trashed: Vec<Trashed<'h>>) -> Vec<Trashed<'h>> {
+    fn spare_what_is_used<'h>(
+        &mut self,
+        agent: &AgentDir,
+        trashed: Vec<Trashed<'h>>,
+    ) -> Result<Vec<Trashed<'h>>, StoreError> {
         let wanted: HashSet<FileId> =
             trashed.iter().flat_map(|one| holdings::files(&one.holding.blocks)).collect();
-        let uses = processes::scan(&wanted);
+        let uses = match processes::scan(&wanted) {
+            Ok(uses) => uses,
+            Err(e) => {
+                for one in &trashed {
+                    self.put_back(agent, one);
+                }
+                return Err(processes::failed(e));
+            }
+        };
         // The directories of the versions are open here, only for this.
         let own = std::process::id();
         let mut free = Vec::new();
@@ -291,8 +307,7 @@ impl Collector<'_> {
             let is_ours = |file, user: &User| {
                 user.pid == own && user.open && one.holding.blocks.others.first() == Some(&file)
             };
-            let blind = || uses.blind.then(|| "/proc cannot be read".to_owned());
-            match in_use(one.holding, &uses, |file, user| !is_ours(file, user)).or_else(blind) {
+            match in_use(one.holding, &uses, |file, user| !is_ours(file, user)) {
                 None => free.push(one),
                 Some(user) => {
                     if self.put_back(agent, &one) {
@@ -301,7 +316,7 @@ impl Collector<'_> {
                 }
             }
         }
-        free
+        Ok(free)
     }
 
     /// Gives a version its name again.

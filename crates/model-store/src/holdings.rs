@@ -12,7 +12,7 @@ use crate::error::StoreError;
 use crate::history::{self, Action, PointerName, Record};
 use crate::holder::{flock_holders, now};
 use crate::human::with_causes;
-use crate::layout::{AgentDir, CURRENT_LINK, Place, Pointer};
+use crate::layout::{AgentDir, CURRENT_LINK, Place, Pointer, REFS_DIR};
 use crate::manifest::Generation;
 use crate::names::{AgentName, VersionName};
 use crate::pointers::ref_names;
@@ -27,29 +27,28 @@ use crate::usage::Blocks;
 pub(crate) struct Inventory {
     pub(crate) holdings: Vec<Holding>,
     pub(crate) notes: Vec<String>,
+    /// What could not be looked at: it stays, and whoever wanted it gone is told.
+    pub(crate) problems: Vec<String>,
 }
 
 /// Looks at everything that the agents hold. Nothing is open any more when this returns.
 pub(crate) fn take(store: &ModelStore, agents: &[AgentName]) -> Result<Inventory, StoreError> {
-    let (mut holdings, mut notes) = (Vec::new(), Vec::new());
+    let (mut holdings, mut notes, mut problems) = (Vec::new(), Vec::new(), Vec::new());
     for agent in agents {
         let Some(opened) = AgentDir::open(store.root(), agent)? else {
             return Err(store.agent_not_found(agent));
         };
-        match of_agent(&opened, &mut notes) {
+        match of_agent(&opened, &mut problems) {
             Ok(of_agent) => holdings.extend(of_agent),
             // One agent that cannot be looked into keeps no other from being collected.
-            Err(e) if agents.len() > 1 => notes.push(with_causes(&e)),
+            Err(e) if agents.len() > 1 => problems.push(with_causes(&e)),
             Err(e) => return Err(e),
         }
     }
     let wanted: HashSet<FileId> = holdings.iter().flat_map(|holding| files(&holding.blocks)).collect();
-    let uses = processes::scan(&wanted);
+    let uses = processes::scan(&wanted).map_err(processes::failed)?;
     for holding in &mut holdings {
         holding.held_by.extend(in_use(holding, &uses, |_, _| true));
-        if uses.blind {
-            holding.held_by.push("/proc cannot be read, so nobody knows who uses it".to_owned());
-        }
     }
     if uses.unseen > 0 {
         notes.push(format!(
@@ -58,15 +57,18 @@ pub(crate) fn take(store: &ModelStore, agents: &[AgentName]) -> Result<Inventory
             uses.unseen
         ));
     }
-    Ok(Inventory { holdings, notes })
+    Ok(Inventory { holdings, notes, problems })
 }
 
-/// The holdings of one agent, the oldest first.
-pub(crate) fn of_agent(agent: &AgentDir, notes: &mut Vec<String>) -> Result<Vec<Holding>, StoreError> {
+/// The holdings of one agent, the oldest first. What the system refuses to show is a problem and stays.
+pub(crate) fn of_agent(agent: &AgentDir, problems: &mut Vec<String>) -> Result<Vec<Holding>, StoreError> {
     let (pointed, unclear) = match pointers_of(agent) {
         Ok(pointed) => (pointed, None),
         // Nobody knows what is in use here: everything is.
-        Err(why) => (HashMap::new(), Some(why)),
+        Err(e) => {
+            note_if_refused(&e, problems);
+            (HashMap::new(), Some(with_causes(&e)))
+        }
     };
     let records = history::read(agent)?;
     let mut holdings = Vec::new();
@@ -75,14 +77,18 @@ pub(crate) fn of_agent(agent: &AgentDir, notes: &mut Vec<String>) -> Result<Vec<
             Ok(Some(handle)) => handle,
             Ok(None) => continue,
             Err(e) => {
-                notes.push(with_causes(&e));
+                problems.push(with_causes(&e));
                 continue;
             }
         };
         let path = agent.version_path(&pointer.version, pointer.place);
         let mut held_by = pointed.get(&pointer.version).cloned().unwrap_or_default();
         held_by.extend(unclear.clone());
-        let mut sound = matches!(quarantine::of(agent, &pointer.version), Ok(None));
+        let quarantine = quarantine::of(agent, &pointer.version);
+        let mut sound = matches!(quarantine, Ok(None));
+        if let Err(e) = &quarantine {
+            note_if_refused(e, problems);
+        }
         let created_at = match read_manifest(handle.as_fd(), &path) {
             // Nobody published this.
             Ok(None) if pointer.place == Place::Versions => continue,
@@ -97,7 +103,8 @@ pub(crate) fn of_agent(agent: &AgentDir, notes: &mut Vec<String>) -> Result<Vec<
                 }
                 manifest.created_at
             }
-            Err(_) => {
+            Err(e) => {
+                note_if_refused(&e, problems);
                 sound = false;
                 held_by.push("its manifest cannot be read".to_owned());
                 None
@@ -129,19 +136,30 @@ pub(crate) fn of_agent(agent: &AgentDir, notes: &mut Vec<String>) -> Result<Vec<
     Ok(holdings)
 }
 
-/// As [`pointed_at`], or why nothing may be retired by it.
-fn pointers_of(agent: &AgentDir) -> Result<HashMap<VersionName, Vec<String>>, String> {
-    let pointed = pointed_at(agent).map_err(|e| with_causes(&e))?;
-    if let Ok(Some(current)) = agent.current()
-        && !matches!(agent.open_version(&current.version, current.place), Ok(Some(_)))
-    {
-        return Err(format!("current points at {}, which is not there", current.version));
+/// Damage is for the doctor to report; what the system refused is told here.
+fn note_if_refused(error: &StoreError, problems: &mut Vec<String>) {
+    if matches!(error, StoreError::Io { .. }) {
+        problems.push(with_causes(error));
     }
-    for name in ref_names(agent).unwrap_or_default() {
-        if let Ok(Some(at)) = agent.read_ref(&name)
-            && !matches!(agent.open_version(&at.version, at.place), Ok(Some(_)))
+}
+
+/// As [`pointed_at`], or why nothing may be retired by it.
+fn pointers_of(agent: &AgentDir) -> Result<HashMap<VersionName, Vec<String>>, StoreError> {
+    let pointed = pointed_at(agent)?;
+    let lost = |name: &str, version: &VersionName| {
+        let what = format!("points at {version}, which is not there");
+        Err(StoreError::corrupt(&agent.path().join(name), what))
+    };
+    if let Some(current) = agent.current()?
+        && agent.open_version(&current.version, current.place)?.is_none()
+    {
+        return lost(CURRENT_LINK, &current.version);
+    }
+    for name in ref_names(agent)? {
+        if let Some(at) = agent.read_ref(&name)?
+            && agent.open_version(&at.version, at.place)?.is_none()
         {
-            return Err(format!("ref {name} points at {}, which is not there", at.version));
+            return lost(&format!("{REFS_DIR}/{name}"), &at.version);
         }
     }
     Ok(pointed)

@@ -5,9 +5,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Stat};
+use rustix::io::Errno;
+
+use crate::error::StoreError;
 
 /// An inode: device and number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,8 +47,6 @@ pub(crate) struct Uses {
     by_file: HashMap<FileId, Vec<User>>,
     /// Processes of other users that this one may not look into.
     pub(crate) unseen: usize,
-    /// Whether nothing could be seen at all: there is no `/proc`, or no descriptor left to look with.
-    pub(crate) blind: bool,
 }
 
 impl Uses {
@@ -61,18 +63,18 @@ impl Uses {
     }
 }
 
-/// Looks through every process for the files that are asked for.
-pub(crate) fn scan(wanted: &HashSet<FileId>) -> Uses {
+/// Looks through every process for the files that are asked for. An error is that nobody knows: there is no
+/// `/proc`, or no descriptor left to look with.
+pub(crate) fn scan(wanted: &HashSet<FileId>) -> io::Result<Uses> {
     let mut uses = Uses::default();
     if wanted.is_empty() {
-        return uses;
+        return Ok(uses);
     }
-    uses.blind = fs::read_dir("/proc/self/fd").is_err();
     let numbers: HashSet<u64> = wanted.iter().map(|file| file.inode).collect();
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = fs::read_dir("/proc")?.flatten();
     for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
         let process = Path::new("/proc").join(pid.to_string());
-        let Ok(files) = fs::read_dir(process.join("fd")) else {
+        let Some(files) = if_visible(fs::read_dir(process.join("fd")))? else {
             // One that has ended meanwhile uses nothing.
             uses.unseen += usize::from(process.exists());
             continue;
@@ -86,16 +88,35 @@ pub(crate) fn scan(wanted: &HashSet<FileId>) -> Uses {
                 uses.note(file, User { pid, command: command(), path, open });
             }
         }
-        for (file, path) in mapped(&process, wanted, &numbers) {
+        for (file, path) in mapped(&process, wanted, &numbers)? {
             uses.note(file, User { pid, command: command(), path, open: false });
         }
     }
-    uses
+    Ok(uses)
+}
+
+/// That nobody knows who uses what.
+pub(crate) fn failed(e: io::Error) -> StoreError {
+    StoreError::io("look through", Path::new("/proc"), e)
+}
+
+/// What a process lets this one see; `None` where it is somebody else's, or has ended.
+fn if_visible<T>(seen: io::Result<T>) -> io::Result<Option<T>> {
+    match seen {
+        Ok(seen) => Ok(Some(seen)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => Ok(None),
+        Err(e) if e.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// The wanted files that a process has mapped.
-fn mapped(process: &Path, wanted: &HashSet<FileId>, numbers: &HashSet<u64>) -> Vec<(FileId, PathBuf)> {
-    let maps = fs::read(process.join("maps")).unwrap_or_default();
+fn mapped(
+    process: &Path,
+    wanted: &HashSet<FileId>,
+    numbers: &HashSet<u64>,
+) -> io::Result<Vec<(FileId, PathBuf)>> {
+    let maps = if_visible(fs::read(process.join("maps")))?.unwrap_or_default();
     let maps = String::from_utf8_lossy(&maps);
     // 7f12a000-7f12c000 r--p 00000000 fe:00 5678    /store/scout/versions/v1/model.safetensors
     let lines = maps.lines().filter_map(|line| {
@@ -118,5 +139,5 @@ fn mapped(process: &Path, wanted: &HashSet<FileId>, numbers: &HashSet<u64>) -> V
     });
     let mut found: Vec<_> = found.collect();
     found.dedup();
-    found
+    Ok(found)
 }

@@ -49,7 +49,7 @@ fn judge_refusal(outcome: &Outcome, error: &str, stepwise: bool) -> Result<Expec
     if outcome.code() != Some(code) {
         return Err(format!("the exit code is not {code}: {outcome:?}"));
     }
-    let names_what = message.contains("/store") || message.contains("scout");
+    let names_what = (message.contains("/store") || message.contains("/proc")) || message.contains("scout");
     if message.contains("could not") && names_what && message.contains("os error") {
         return Ok(expect);
     }
