@@ -7,7 +7,8 @@ use candle_core::{Device, Tensor};
 use crate::config::Family;
 use crate::ops::{AddNorm, Bias, MaskedSoftmax, Norm};
 use crate::weights::Weights;
-use crate::{LoadError, ModelConfig, TokenBatch};
+use crate::ragged::Ragged;
+use crate::{LoadError, ModelConfig, TokenBatch, Tokens};
 
 /// A loaded encoder.
 #[derive(Debug)]
@@ -105,6 +106,18 @@ impl Encoder {
         };
         let values = run().map_err(LoadError::compute("the encoder"))?;
         Ok(Hidden { rows, seq, width, values })
+    }
+
+    /// Runs the encoder on whole texts: the last layer's vectors. What texts run together changes no vector beyond float
+    /// noise.
+    pub(crate) fn run(&self, texts: &[&Tokens]) -> Result<Ragged, LoadError> {
+        let hidden = self.forward(&TokenBatch::pad(texts.iter().copied(), self.config.pad_id))?;
+        let mut ragged = Ragged { width: hidden.width, starts: vec![0], values: Vec::new() };
+        for (text, row) in texts.iter().zip(hidden.values.chunks_exact(hidden.seq * hidden.width)) {
+            ragged.values.extend(&row[..text.len() * hidden.width]);
+            ragged.starts.push(ragged.values.len() / hidden.width);
+        }
+        Ok(ragged)
     }
 
     fn check(&self, batch: &TokenBatch) -> Result<(), LoadError> {

@@ -161,6 +161,15 @@ pub enum LoadError {
         /// The row, counted from 0 in the caller's order.
         row: usize,
     },
+    /// The device asked for is not there.
+    #[error("the device {device} cannot be used; ask for `cpu`, or allow it to take the place of a GPU")]
+    NoDevice {
+        /// The device.
+        device: crate::Device,
+        /// Why.
+        #[source]
+        source: candle_core::Error,
+    },
     /// A product failed inside candle.
     #[error("computing {what} failed")]
     Compute {
@@ -187,6 +196,7 @@ impl LoadError {
             | Self::Config { .. }
             | Self::Weights { .. }
             | Self::Tensor { .. } => exit::CORRUPT,
+            Self::NoDevice { .. } => exit::ENVIRONMENT,
             Self::Strict { .. } | Self::Pickle { .. } | Self::Unsupported { .. } => exit::REFUSED,
             Self::Read { .. } | Self::Tokens(_) | Self::NotFinite { .. } | Self::Compute { .. } => {
                 exit::FAILURE

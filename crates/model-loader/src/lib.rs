@@ -18,6 +18,7 @@
 //! ```
 
 mod agent_map;
+mod backend;
 mod batch;
 mod classify;
 mod config;
@@ -27,6 +28,7 @@ mod files;
 pub mod hub_cache;
 mod ops;
 mod pooling;
+mod ragged;
 mod reference;
 mod resolve;
 mod sentence;
@@ -34,6 +36,7 @@ mod tokenizer;
 mod weights;
 
 pub use agent_map::AgentMap;
+pub use backend::{Backend, Device, LoadOptions};
 pub use batch::{TokenBatch, Tokens};
 pub use classify::{Prediction, TextClassifier};
 pub use config::{Activation, Family, ModelConfig, SUPPORTED_MODEL_TYPES, Scoring};
