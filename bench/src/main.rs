@@ -1,10 +1,11 @@
-//! `store-bench [ROW…]`: measures the store against its peers, pair by pair.
+//! `store-bench [ROW…]`: measures the store and the loader against their peers, pair by pair.
 //!
 //! Each row runs ours and the peer's in turn on the same input, and compares medians as a ratio: the machine
 //! may be shared and noisy, so seconds alone say little. A line for every row goes to stdout, JSON and a plot
 //! to `target/bench/`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose output is for people")]
 
+mod embed;
 mod host;
 mod input;
 mod pairs;
@@ -29,6 +30,11 @@ fn main() -> ExitCode {
 }
 
 fn run(wanted: &[String]) -> anyhow::Result<()> {
+    if let [word, folder] = wanted
+        && word == embed::FIRST_VECTOR
+    {
+        return embed::first_vector(folder);
+    }
     if let Some(unknown) = wanted.iter().find(|name| !ROWS.iter().any(|row| row.name == name.as_str())) {
         let names: Vec<_> = ROWS.iter().map(|row| row.name).collect();
         anyhow::bail!("there is no row {unknown}; the rows are {}", names.join(", "));

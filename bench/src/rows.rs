@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use model_store::{AgentName, FinalizeOptions, ImportOptions, ModelStore, Transfer, VersionName};
 
+use crate::embed;
 use crate::input::{random_files, settle, warm};
 use crate::pairs::{Measured, timed};
 
@@ -55,6 +56,34 @@ pub(crate) const ROWS: &[Row] = &[
         peer: "os.readlink and Path.resolve",
         at_least: 10.0,
         measure: resolve,
+    },
+    Row {
+        name: "load-embedder",
+        work: "a process that embeds one sentence, all-MiniLM-L6-v2",
+        peer: "sentence-transformers",
+        at_least: 20.0,
+        measure: embed::load_embedder,
+    },
+    Row {
+        name: "embed-exact",
+        work: "2,000 sentences, own kernels",
+        peer: "sentence-transformers",
+        at_least: 1.8,
+        measure: embed::against_sentence_transformers,
+    },
+    Row {
+        name: "embed-exact-ort",
+        work: "2,000 sentences, own kernels",
+        peer: "ONNX Runtime in Python",
+        at_least: 1.0,
+        measure: embed::against_onnxruntime,
+    },
+    Row {
+        name: "embed-onnxruntime",
+        work: "2,000 sentences, backend onnxruntime",
+        peer: "ONNX Runtime in Python",
+        at_least: 1.0,
+        measure: embed::onnxruntime,
     },
 ];
 

@@ -3,41 +3,37 @@
 Usage: make_reference.py [FOLDER_OF_ALL_MINILM_L6_V2]
 """
 
-import json
-import os
 import shutil
 import sys
-from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
+from fixtures import (
+    BERT_NAMES,
+    DATA,
+    MAX_TOKENS,
+    ROBERTA_NAMES,
+    SEED,
+    TEXTS,
+    byte_bpe,
+    fresh,
+    randomized,
+    report,
+    tokenizer_files,
+    wordpiece,
+    wrapped,
+    write_json,
+)
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
-
-DATA = Path(__file__).resolve().parents[2] / "crates/model-loader/tests/data"
-SEED = 20251
-VOCAB = 200
-MAX_TOKENS = 40
-
-TEXTS = [
-    "Profits rose sharply and investors cheered.",
-    "Ships wait.",
-    "",
-    "Zürich, naïve café: the price of 12.5 % fell again!",
-    "the committee meets on tuesday and on wednesday and on thursday, " * 6,
-    "東京 🚢 ?!",
-]
 
 SENTENCES = [
     "A sentence.",
@@ -76,84 +72,7 @@ SENTENCES = [
 ]
 
 
-def write_json(path: Path, value) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def fresh(name: str) -> Path:
-    folder = DATA / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
-
-
-def wordpiece() -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator(
-        TEXTS[:5] + SENTENCES[24:28], trainers.WordPieceTrainer(vocab_size=VOCAB, special_tokens=special)
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer.decoder = decoders.WordPiece()
-    # Such settings travel in real files; the loader has to set its own.
-    tokenizer.enable_truncation(7)
-    tokenizer.enable_padding(length=9, pad_id=0, pad_token="[PAD]")
-    return tokenizer
-
-
-def byte_bpe() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer.train_from_iterator(
-        TEXTS[:5],
-        trainers.BpeTrainer(
-            vocab_size=VOCAB + 120,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def wrapped(tokenizer: Tokenizer, names: dict) -> PreTrainedTokenizerFast:
-    bare = Tokenizer.from_str(tokenizer.to_str())
-    bare.no_truncation()
-    bare.no_padding()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bare,
-        model_max_length=MAX_TOKENS,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **names,
-    )
-
-
-BERT_NAMES = dict(pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
-ROBERTA_NAMES = dict(pad_token="<pad>", unk_token="<unk>", cls_token="<s>", sep_token="</s>", mask_token="<mask>")
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
-
-
-def randomized(model):
-    """Weights large enough that every part of the model shows in its outputs; norms and biases are not left at 1 and 0."""
-    generator = torch.Generator().manual_seed(SEED)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            is_gain = "LayerNorm.weight" in name
-            scale = 0.2 if parameter.ndim == 1 else 0.5 if "embeddings" in name else 0.25
-            parameter.copy_(noise * scale + (1.0 if is_gain else 0.0))
-    return model.eval()
-
-
-def tokenizer_files(folder: Path, tokenizer: Tokenizer, names: dict) -> None:
-    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    write_json(folder / "tokenizer_config.json", {"model_max_length": MAX_TOKENS, **names})
 
 
 def classifier(name: str, model, tokenizer: Tokenizer, names: dict, dtype=torch.float32) -> None:
@@ -285,8 +204,7 @@ def main() -> None:
     sentence()
     if len(sys.argv) > 1:
         minilm(sys.argv[1])
-    total = sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file())
-    print(f"{DATA.name}: {total / 1000:.0f} KB")
+    report(DATA)
 
 
 if __name__ == "__main__":

@@ -147,22 +147,27 @@ impl TokenBatch {
     }
 }
 
-/// Groups texts of like length: each group is a list of indices whose padded rectangle holds at most `budget` tokens (or
-/// is one text), and every index is in one group. Longest first, so that the largest buffers come first.
-pub(crate) fn by_length(texts: &[Tokens], budget: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<_> = (0..texts.len()).collect();
-    order.sort_by_key(|index| std::cmp::Reverse(texts[*index].len()));
+/// Tokens that are run together: enough rows for the products, few enough for a layer's buffers to stay near the cache.
+const GROUP_TOKENS: usize = 768;
+
+/// Groups texts of like length, by their numbers of tokens: lists of indices, every index in one of them, longest texts
+/// first. No more than is good for one run, and where there is little to do, a part for each worker.
+pub(crate) fn groups(lengths: &[usize], workers: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<_> = (0..lengths.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(lengths[*index]));
+    let total: usize = lengths.iter().sum();
+    let budget = total.div_ceil(workers).min(GROUP_TOKENS);
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut room = 0;
     for index in order {
         match groups.last_mut() {
-            Some(group) if room > 0 => {
+            Some(group) if lengths[index] <= room => {
                 group.push(index);
-                room -= 1;
+                room -= lengths[index];
             }
             _ => {
                 groups.push(vec![index]);
-                room = (budget / texts[index].len().max(1)).saturating_sub(1);
+                room = budget.saturating_sub(lengths[index]);
             }
         }
     }

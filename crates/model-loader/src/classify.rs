@@ -1,17 +1,14 @@
-//! Sequence classification with BERT's and `RoBERTa`'s heads.
+//! Sequence classification.
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use cpu_kernels::softmax;
 
-use crate::batch::by_length;
-use crate::config::{Activation, Family, Scoring};
-use crate::encoder::{Linear, Scope, prefix};
-use crate::ops::softmax;
+use crate::config::Scoring;
+use crate::encoder::head::Head;
 use crate::resolve::{ResolveOptions, ResolvedModel};
-use crate::sentence::TOKEN_BUDGET;
 use crate::weights::{Weights, all_finite};
-use crate::{Encoder, Hidden, LoadError, ModelConfig, TokenBatch, Tokenizer};
+use crate::{Encoder, LoadError, ModelConfig, TokenBatch, Tokenizer};
 
 /// Texts to labels.
 ///
@@ -40,13 +37,6 @@ pub struct Prediction {
     pub scores: Vec<f32>,
 }
 
-/// Both families look at the first token only, through a tanh layer and a linear one.
-#[derive(Debug)]
-struct Head {
-    dense: Linear,
-    output: Linear,
-}
-
 impl TextClassifier {
     /// Loads a folder that transformers saved from a `…ForSequenceClassification`.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self, LoadError> {
@@ -55,8 +45,10 @@ impl TextClassifier {
         config.refuse_other_heads()?;
         let weights = Weights::open(dir)?;
         let head = Head::load(&config, &weights)?;
-        let (tokenizer, encoder) =
-            rayon::join(|| Tokenizer::from_dir(dir, &config), || Encoder::load(config.clone(), &weights));
+        let (tokenizer, encoder) = rayon::join(
+            || Tokenizer::from_dir(dir, &config),
+            || Encoder::load(config.clone(), &weights, &crate::LoadOptions::default()),
+        );
         Ok(Self { encoder: encoder?, tokenizer: tokenizer?, head, resolved: None })
     }
 
@@ -79,29 +71,18 @@ impl TextClassifier {
 
     /// The logits of a batch of tokens: a row per text, a column per label.
     pub fn logits(&self, batch: &TokenBatch) -> Result<Vec<Vec<f32>>, LoadError> {
-        let hidden = self.encoder.forward(batch)?;
-        let logits = self.head.run(&hidden).map_err(LoadError::compute("the classification head"))?;
-        match logits.iter().position(|row| !all_finite(row)) {
-            Some(row) => Err(LoadError::NotFinite { row }),
-            None => Ok(logits),
-        }
+        self.encoder.map_batch(batch, |row, vectors| self.run(row, vectors))
+    }
+
+    fn run(&self, row: usize, vectors: &[f32]) -> Result<Vec<f32>, LoadError> {
+        let logits = self.head.run(vectors);
+        if all_finite(&logits) { Ok(logits) } else { Err(LoadError::NotFinite { row }) }
     }
 
     /// The labels of the texts, in their order.
     pub fn classify<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Prediction>, LoadError> {
         let tokens = self.tokenizer.encode_batch(texts)?;
-        let mut predictions = vec![None; tokens.len()];
-        for group in by_length(&tokens, TOKEN_BUDGET) {
-            let batch = TokenBatch::pad(group.iter().map(|index| &tokens[*index]), self.tokenizer.pad_id());
-            let logits = self.logits(&batch).map_err(|error| match error {
-                LoadError::NotFinite { row } => LoadError::NotFinite { row: group[row] },
-                other => other,
-            })?;
-            for (index, logits) in group.into_iter().zip(logits) {
-                predictions[index] = Some(self.predict(logits));
-            }
-        }
-        Ok(predictions.into_iter().flatten().collect())
+        self.encoder.map_texts(&tokens, |row, vectors| Ok(self.predict(self.run(row, vectors)?)))
     }
 
     fn predict(&self, mut scores: Vec<f32>) -> Prediction {
@@ -134,32 +115,5 @@ impl TextClassifier {
     #[must_use]
     pub fn resolved(&self) -> Option<&ResolvedModel> {
         self.resolved.as_ref()
-    }
-}
-
-impl Head {
-    fn load(config: &ModelConfig, weights: &Weights) -> Result<Self, LoadError> {
-        let (hidden, labels) = (config.hidden, config.labels.len());
-        let eps = config.layer_norm_eps;
-        let encoder = Scope { weights, prefix: prefix(weights, config.family), eps };
-        let top = Scope { weights, prefix: "", eps };
-        Ok(match config.family {
-            Family::Bert => Self {
-                dense: encoder.linear(&["pooler.dense"], hidden, hidden)?,
-                output: top.linear(&["classifier"], hidden, labels)?,
-            },
-            Family::Roberta => Self {
-                dense: top.linear(&["classifier.dense"], hidden, hidden)?,
-                output: top.linear(&["classifier.out_proj"], hidden, labels)?,
-            },
-        })
-    }
-
-    fn run(&self, hidden: &Hidden) -> candle_core::Result<Vec<Vec<f32>>> {
-        let row = hidden.seq * hidden.width;
-        let first: Vec<f32> =
-            hidden.values.chunks_exact(row).flat_map(|row| &row[..hidden.width]).copied().collect();
-        let first = Tensor::from_vec(first, (hidden.rows, hidden.width), &Device::Cpu)?;
-        self.output.forward(&self.dense.forward(&first, Some(Activation::Tanh))?, None)?.to_vec2()
     }
 }

@@ -8,19 +8,47 @@ use serde::Deserialize;
 use crate::LoadError;
 use crate::files::read_json;
 
+mod modern;
+
+use modern::RawModern;
+
 /// The kinds of encoder this crate runs.
-pub const SUPPORTED_MODEL_TYPES: &str = "bert, roberta, xlm-roberta, camembert";
+pub const SUPPORTED_MODEL_TYPES: &str =
+    "albert, bert, camembert, distilbert, electra, modernbert, mpnet, roberta, xlm-roberta";
 
 /// The heads whose results are neither token vectors nor a text's labels.
 const OTHER_HEADS: [&str; 3] = ["ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"];
 
-/// A family of encoders: they differ in position ids, in the classification head and in the names' prefix.
+/// A family of encoders: they differ in how positions come in, in the classification head and in the tensors' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Family {
+    /// `model_type` `albert`: BERT with one layer run again and again, over narrow embeddings.
+    Albert,
     /// `model_type` `bert`.
     Bert,
+    /// `model_type` `distilbert`: BERT without token types and pooler.
+    DistilBert,
+    /// `model_type` `electra`: BERT, maybe over narrow embeddings.
+    Electra,
+    /// `model_type` `modernbert`: rotary positions, norms before each block, gated feed-forward, local attention.
+    ModernBert,
+    /// `model_type` `mpnet`: `RoBERTa` with a bias by distance in its attention.
+    Mpnet,
     /// `model_type` `roberta`, `xlm-roberta` or `camembert`, which are one architecture.
     Roberta,
+}
+
+impl Family {
+    /// Whether positions are counted from the padding id on, as fairseq did.
+    pub(crate) fn counts_from_pad(self) -> bool {
+        matches!(self, Self::Roberta | Self::Mpnet)
+    }
+
+    /// Whether token types are looked up by the ids given; the others have one type or none.
+    pub(crate) fn uses_types(self) -> bool {
+        matches!(self, Self::Albert | Self::Bert | Self::Electra)
+    }
 }
 
 /// The activation between the two products of a feed-forward block.
@@ -65,6 +93,8 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// Width of a token's vector.
     pub hidden: usize,
+    /// Width of the embeddings, where a product makes token vectors of them.
+    pub embedding: usize,
     /// Layers of the encoder.
     pub num_layers: usize,
     /// Attention heads; they divide `hidden`.
@@ -85,6 +115,25 @@ pub struct ModelConfig {
     pub labels: Vec<String>,
     /// How a classifier's logits become scores.
     pub scoring: Scoring,
+    pub(crate) modern: Option<ModernBert>,
+}
+
+/// What only `ModernBERT` has.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ModernBert {
+    /// How far to either side a local layer looks.
+    pub window: usize,
+    /// Whether each layer is local.
+    pub is_local: Vec<bool>,
+    pub local_theta: f64,
+    pub global_theta: f64,
+    pub has_attention_bias: bool,
+    pub has_mlp_bias: bool,
+    pub has_norm_bias: bool,
+    pub has_classifier_bias: bool,
+    pub classifier_activation: Activation,
+    /// Whether a classifier looks at the mean of all tokens, or at the first.
+    pub classifies_mean: bool,
 }
 
 impl ModelConfig {
@@ -108,10 +157,16 @@ impl ModelConfig {
     /// padding id on and so has fewer than rows.
     #[must_use]
     pub fn max_tokens(&self) -> usize {
-        match self.family {
-            Family::Bert => self.max_positions,
-            Family::Roberta => self.max_positions.saturating_sub(self.pad_id as usize + 1),
+        if self.family.counts_from_pad() {
+            self.max_positions.saturating_sub(self.position_pad() as usize + 1)
+        } else {
+            self.max_positions
         }
+    }
+
+    /// The id whose tokens have no position, in families that count from it: `MPNet` has it fixed at 1.
+    pub(crate) fn position_pad(&self) -> u32 {
+        if self.family == Family::Mpnet { 1 } else { self.pad_id }
     }
 
     /// An error if the model was saved with a head that nothing here runs: its encoder alone would load, and answer
@@ -143,24 +198,60 @@ struct Raw {
     architectures: Option<Vec<String>>,
     vocab_size: Option<usize>,
     hidden_size: Option<usize>,
+    embedding_size: Option<usize>,
     num_hidden_layers: Option<usize>,
     num_attention_heads: Option<usize>,
     intermediate_size: Option<usize>,
     hidden_act: Option<String>,
     layer_norm_eps: Option<f32>,
+    // DistilBERT's words.
+    dim: Option<usize>,
+    n_layers: Option<usize>,
+    n_heads: Option<usize>,
+    hidden_dim: Option<usize>,
+    activation: Option<String>,
+    // ModernBERT's; files of it have some of the others' too.
+    hidden_activation: Option<String>,
+    norm_eps: Option<f32>,
     max_position_embeddings: Option<usize>,
     type_vocab_size: Option<usize>,
     pad_token_id: Option<u32>,
     position_embedding_type: Option<String>,
     #[serde(default)]
     is_decoder: bool,
+    num_hidden_groups: Option<usize>,
+    inner_group_num: Option<usize>,
     id2label: Option<BTreeMap<String, String>>,
     num_labels: Option<usize>,
     problem_type: Option<String>,
+    #[serde(flatten)]
+    modern: RawModern,
 }
 
 impl Raw {
-    fn check(self, path: PathBuf) -> Result<ModelConfig, LoadError> {
+    /// Moves a family's own words to the common ones.
+    fn rename(&mut self) {
+        match self.model_type.as_deref() {
+            Some("distilbert") => {
+                self.hidden_size = self.dim;
+                self.num_hidden_layers = self.n_layers;
+                self.num_attention_heads = self.n_heads;
+                self.intermediate_size = self.hidden_dim;
+                self.hidden_act = self.activation.take();
+                // Its norms are written with this, whatever the file says.
+                self.layer_norm_eps = Some(1e-12);
+            }
+            Some("modernbert") => {
+                self.hidden_act = self.hidden_activation.take();
+                self.layer_norm_eps = self.norm_eps.or(Some(1e-5));
+                self.position_embedding_type = None;
+            }
+            _ => {}
+        }
+    }
+
+    fn check(mut self, path: PathBuf) -> Result<ModelConfig, LoadError> {
+        self.rename();
         let unsupported = |what, found: &str, supported| LoadError::Unsupported {
             path: path.clone(),
             what,
@@ -171,7 +262,12 @@ impl Raw {
             LoadError::config(&path, "`model_type` is missing: which architecture is this?")
         })?;
         let family = match model_type.as_str() {
+            "albert" => Family::Albert,
             "bert" => Family::Bert,
+            "distilbert" => Family::DistilBert,
+            "electra" => Family::Electra,
+            "modernbert" => Family::ModernBert,
+            "mpnet" => Family::Mpnet,
             "roberta" | "xlm-roberta" | "camembert" => Family::Roberta,
             other => return Err(unsupported("model_type", other, SUPPORTED_MODEL_TYPES)),
         };
@@ -181,6 +277,10 @@ impl Raw {
         }
         if self.is_decoder {
             return Err(unsupported("is_decoder", "true", "false (an encoder)"));
+        }
+        let groups = self.num_hidden_groups.unwrap_or(1).max(self.inner_group_num.unwrap_or(1));
+        if family == Family::Albert && groups != 1 {
+            return Err(unsupported("num_hidden_groups or inner_group_num", &groups.to_string(), "1"));
         }
         let size = |key: &str, value: Option<usize>| match value {
             Some(size) if (1..=1 << 24).contains(&size) => Ok(size),
@@ -199,7 +299,7 @@ impl Raw {
             return Err(LoadError::config(&path, reason));
         }
         let max_positions = size("max_position_embeddings", self.max_position_embeddings)?;
-        let pad_id = self.pad_token_id.unwrap_or(u32::from(family == Family::Roberta));
+        let pad_id = self.pad_token_id.unwrap_or(u32::from(family.counts_from_pad()));
         if family == Family::Roberta && max_positions <= pad_id as usize + 1 {
             let reason = format!(
                 "`max_position_embeddings` {max_positions} leaves no position after `pad_token_id` {pad_id}"
@@ -221,12 +321,23 @@ impl Raw {
                 return Err(unsupported("problem_type", other, supported));
             }
         };
+        let num_layers = size("num_hidden_layers", self.num_hidden_layers)?;
+        let embedding = match (family, self.embedding_size) {
+            (Family::Albert | Family::Electra, None) => 128,
+            (Family::Albert | Family::Electra, given) => size("embedding_size", given)?,
+            _ => hidden,
+        };
+        let modern = match family {
+            Family::ModernBert => Some(self.modern.check(num_layers, &path)?),
+            _ => None,
+        };
         Ok(ModelConfig {
             family,
             architectures: self.architectures.clone().unwrap_or_default(),
             vocab_size: size("vocab_size", self.vocab_size)?,
             hidden,
-            num_layers: size("num_hidden_layers", self.num_hidden_layers)?,
+            embedding,
+            num_layers,
             heads,
             intermediate: size("intermediate_size", self.intermediate_size)?,
             activation,
@@ -236,6 +347,7 @@ impl Raw {
             pad_id,
             labels,
             scoring,
+            modern,
             model_type,
             path,
         })
@@ -266,11 +378,21 @@ impl Raw {
 }
 
 impl Activation {
+    pub(crate) fn kernel(self) -> cpu_kernels::Activation {
+        match self {
+            Self::Gelu => cpu_kernels::Activation::Gelu,
+            Self::GeluTanh => cpu_kernels::Activation::GeluTanh,
+            Self::Relu => cpu_kernels::Activation::Relu,
+            Self::Silu => cpu_kernels::Activation::Silu,
+            Self::Tanh => cpu_kernels::Activation::Tanh,
+        }
+    }
+
     /// The values of `hidden_act` that work.
     pub const SUPPORTED: &str =
         "gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, swish, tanh";
 
-    fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "gelu" | "gelu_python" => Self::Gelu,
             "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Self::GeluTanh,

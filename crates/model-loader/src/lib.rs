@@ -26,7 +26,6 @@ mod encoder;
 mod error;
 mod files;
 pub mod hub_cache;
-mod ops;
 mod pooling;
 mod ragged;
 mod reference;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::LoadError;
 use crate::files::read_json;
-use crate::{Hidden, LoadError};
 
 /// One way to make a text's vector from those of its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -110,24 +110,13 @@ impl Pooling {
         self.modes.len() * hidden
     }
 
-    /// Pools each row over the tokens its mask (`[rows, seq]`) allows, leaving out the first `prompt_tokens` of them if
-    /// prompts do not count.
+    /// One vector of a text's token vectors, `[tokens, hidden]`, leaving out the first `prompt_tokens` of them if prompts do
+    /// not count.
     #[must_use]
-    pub fn pool(&self, hidden: &Hidden, mask: &[u32], prompt_tokens: usize) -> Vec<Vec<f32>> {
+    pub fn pool(&self, vectors: &[f32], hidden: usize, prompt_tokens: usize) -> Vec<f32> {
         let skip = if self.include_prompt { 0 } else { prompt_tokens };
-        let rows = hidden.values.chunks_exact(hidden.seq * hidden.width);
-        rows.zip(mask.chunks_exact(hidden.seq))
-            .map(|(row, mask)| {
-                let tokens: Vec<(usize, &[f32])> = row
-                    .chunks_exact(hidden.width)
-                    .enumerate()
-                    .zip(mask)
-                    .filter_map(|(token, m)| (*m == 1).then_some(token))
-                    .skip(skip)
-                    .collect();
-                self.modes.iter().flat_map(|mode| mode.pool(&tokens, hidden.width)).collect()
-            })
-            .collect()
+        let tokens: Vec<(usize, &[f32])> = vectors.chunks_exact(hidden).enumerate().skip(skip).collect();
+        self.modes.iter().flat_map(|mode| mode.pool(&tokens, hidden)).collect()
     }
 }
 

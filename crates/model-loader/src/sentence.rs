@@ -5,15 +5,11 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::batch::by_length;
 use crate::files::read_json;
 use crate::pooling::normalize;
 use crate::resolve::{ResolveOptions, ResolvedModel};
 use crate::weights::{Weights, all_finite};
 use crate::{Encoder, LoadError, ModelConfig, Pooling, TokenBatch, Tokenizer};
-
-/// Padded tokens per run of the encoder: what keeps a layer's buffers near the cache and its products large.
-pub(crate) const TOKEN_BUDGET: usize = 2048;
 
 /// Texts to vectors.
 ///
@@ -106,37 +102,20 @@ impl SentenceEmbedder {
                 texts.iter().map(|text| format!("{prompt}{}", text.as_ref())).collect();
             (self.tokenizer.encode_batch(&prompted)?, self.prompt_tokens(prompt)?)
         };
-        let mut vectors = vec![Vec::new(); tokens.len()];
-        for group in by_length(&tokens, TOKEN_BUDGET) {
-            let batch = TokenBatch::pad(group.iter().map(|index| &tokens[*index]), self.tokenizer.pad_id());
-            for (index, vector) in group.iter().zip(self.run(&batch, prompt_tokens)?) {
-                if !all_finite(&vector) {
-                    return Err(LoadError::NotFinite { row: *index });
-                }
-                vectors[*index] = vector;
-            }
-        }
-        Ok(vectors)
+        self.encoder.map_texts(&tokens, |row, vectors| self.finish(row, vectors, prompt_tokens))
     }
 
     /// The vectors of a batch of tokens, one a row.
     pub fn embed_tokens(&self, batch: &TokenBatch) -> Result<Vec<Vec<f32>>, LoadError> {
-        let vectors = self.run(batch, 0)?;
-        match vectors.iter().position(|vector| !all_finite(vector)) {
-            Some(row) => Err(LoadError::NotFinite { row }),
-            None => Ok(vectors),
-        }
+        self.encoder.map_batch(batch, |row, vectors| self.finish(row, vectors, 0))
     }
 
-    fn run(&self, batch: &TokenBatch, prompt_tokens: usize) -> Result<Vec<Vec<f32>>, LoadError> {
-        let hidden = self.encoder.forward(batch)?;
-        let mut vectors = self.pooling.pool(&hidden, batch.mask(), prompt_tokens);
+    fn finish(&self, row: usize, vectors: &[f32], prompt_tokens: usize) -> Result<Vec<f32>, LoadError> {
+        let mut vector = self.pooling.pool(vectors, self.encoder.config().hidden, prompt_tokens);
         if self.normalize {
-            for vector in &mut vectors {
-                normalize(vector);
-            }
+            normalize(&mut vector);
         }
-        Ok(vectors)
+        if all_finite(&vector) { Ok(vector) } else { Err(LoadError::NotFinite { row }) }
     }
 
     /// The prompt's own tokens, without the special token that ends a text.
@@ -254,7 +233,7 @@ impl Modules {
 pub(crate) fn load_both(dir: &Path, config: &ModelConfig) -> Result<(Tokenizer, Encoder), LoadError> {
     let (tokenizer, encoder) = rayon::join(
         || Tokenizer::from_dir(dir, config),
-        || Encoder::load(config.clone(), &Weights::open(dir)?),
+        || Encoder::load(config.clone(), &Weights::open(dir)?, &crate::LoadOptions::default()),
     );
     Ok((tokenizer?, encoder?))
 }

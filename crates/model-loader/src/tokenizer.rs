@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokenizers::{NormalizerWrapper, PostProcessor as _, TruncationDirection, TruncationParams};
+use tokenizers::{EncodeInput, NormalizerWrapper, PostProcessor as _, TruncationDirection, TruncationParams};
 
 use crate::files::{self, read_json};
 use crate::{LoadError, ModelConfig, Tokens};
@@ -109,16 +109,29 @@ impl Tokenizer {
 
     /// Tokenizes the texts, each truncated, none padded, in the order given.
     pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Tokens>, LoadError> {
-        let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-        let encodings = self
-            .inner
-            .encode_batch_fast(texts, true)
-            .map_err(|source| LoadError::Tokenizer { path: self.path.clone(), source })?;
+        self.encode(texts.iter().map(AsRef::as_ref).collect::<Vec<&str>>())
+    }
+
+    /// Tokenizes pairs of texts, each pair as one input: where it is too long, its longer text is truncated.
+    pub fn encode_pairs<A, B>(&self, pairs: &[(A, B)]) -> Result<Vec<Tokens>, LoadError>
+    where
+        A: AsRef<str> + Sync,
+        B: AsRef<str> + Sync,
+    {
+        self.encode(pairs.iter().map(|(a, b)| (a.as_ref(), b.as_ref())).collect::<Vec<(&str, &str)>>())
+    }
+
+    fn encode<'s, E: Into<EncodeInput<'s>> + Send>(&self, inputs: Vec<E>) -> Result<Vec<Tokens>, LoadError> {
+        let encodings = self.inner.encode_batch_fast(inputs, true).map_err(|source| self.failed(source))?;
         let tokens = |e: &tokenizers::Encoding| Tokens {
             ids: e.get_ids().to_vec(),
             type_ids: e.get_type_ids().to_vec(),
         };
         Ok(encodings.iter().map(tokens).collect())
+    }
+
+    fn failed(&self, source: tokenizers::Error) -> LoadError {
+        LoadError::Tokenizer { path: self.path.clone(), source }
     }
 
     /// The most tokens of a text that the model gets to see, special tokens included.

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a test that is skipped says why, and one that measures says what")]
 
 mod broken;
+mod encoders;
 mod examples;
 mod heads;
 mod minilm;

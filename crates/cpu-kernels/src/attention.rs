@@ -1,0 +1,258 @@
+//! Attention of each token of a text to those of the same text.
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use crate::Activation;
+use crate::product::{Panels, Product, Rows, VECTORS};
+use crate::rows::softmax_row;
+
+/// Queries that are answered together: what keeps the scores of a long text in the cache.
+const QUERY_BLOCK: usize = 48;
+
+/// What an attention layer is, besides its weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attention {
+    /// How many heads.
+    pub heads: usize,
+    /// Elements of a head.
+    pub width: usize,
+    /// What the products of queries and keys are multiplied by.
+    pub scale: f32,
+    /// How far from a token, to either side, are those that it looks at; `None` is every token of the text.
+    pub window: Option<usize>,
+    /// Added to the scores by head and distance: `[heads, 2 · span + 1]`, for a key `span` before its query up to `span`
+    /// after it, `span` at least as long as any text; empty where there is none.
+    pub distance_bias: Vec<f32>,
+}
+
+/// Memory that is used again from text to text.
+#[derive(Debug)]
+pub struct Scratch {
+    keys: Panels,
+    values: Panels,
+    scores: Vec<f32>,
+}
+
+impl Scratch {
+    /// Nothing yet; it grows with the texts.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { keys: Panels::zeros(0), values: Panels::zeros(0), scores: Vec::new() }
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Attention {
+    /// One text, or some of its queries: `qkv` is `[tokens, 3 · heads · width]`, each row a token's queries, keys and
+    /// values; `out` is `[queries, heads · width]`, for the queries from `first` on.
+    ///
+    /// # Panics
+    /// If the sizes do not fit each other, or the text is longer than the distance bias reaches.
+    pub fn run(&self, qkv: &[f32], first: usize, scratch: &mut Scratch, out: &mut [f32]) {
+        let hidden = self.heads * self.width;
+        assert!(
+            qkv.len().is_multiple_of(3 * hidden) && out.len().is_multiple_of(hidden),
+            "a row for each token"
+        );
+        let (tokens, queries) = (qkv.len() / 3 / hidden, out.len() / hidden);
+        assert!(first + queries <= tokens, "queries are tokens of the text");
+        assert!(
+            self.distance_bias.is_empty()
+                || self.distance_bias.len() / self.heads > 2 * tokens.saturating_sub(1),
+            "the distance bias reaches as far as the text"
+        );
+        if queries > 0 {
+            Arch::new().dispatch(Op {
+                attention: self,
+                qkv,
+                scratch,
+                out,
+                tokens,
+                queries: first..first + queries,
+            });
+        }
+    }
+}
+
+struct Op<'a> {
+    attention: &'a Attention,
+    qkv: &'a [f32],
+    scratch: &'a mut Scratch,
+    out: &'a mut [f32],
+    tokens: usize,
+    queries: Range<usize>,
+}
+
+impl WithSimd for Op<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { attention, qkv, scratch, out, tokens, queries } = self;
+        let Attention { heads, width, scale, .. } = *attention;
+        let hidden = heads * width;
+        let columns = VECTORS * S::F32_LANES;
+        let padded = tokens.next_multiple_of(columns);
+        let width_padded = width.next_multiple_of(columns);
+        if scratch.keys.as_slice().len() != padded * width {
+            scratch.keys = Panels::zeros(padded * width);
+        }
+        if scratch.values.as_slice().len() != tokens * width_padded {
+            scratch.values = Panels::zeros(tokens * width_padded);
+        }
+        scratch.scores.resize(QUERY_BLOCK.min(queries.len()) * padded, 0.0);
+        let (keys, values) = (scratch.keys.as_mut_slice(), scratch.values.as_mut_slice());
+
+        for head in 0..heads {
+            // Keys as panels of columns of tokens: each column a token, each row an element of the head.
+            let of_head = |token: usize, part: usize| {
+                &qkv[token * 3 * hidden + part * hidden + head * width..][..width]
+            };
+            for token in 0..tokens {
+                let panel = &mut keys[token / columns * width * columns..][..width * columns];
+                for (row, x) in panel.chunks_exact_mut(columns).zip(of_head(token, 1)) {
+                    row[token % columns] = *x;
+                }
+            }
+            // Values as panels of columns of elements: each row a token.
+            for (index, panel) in values.chunks_exact_mut(tokens * columns).enumerate() {
+                for (token, row) in panel.chunks_exact_mut(columns).enumerate() {
+                    let value = of_head(token, 2);
+                    let from = index * columns;
+                    let value = &value[from..width.min(from + columns)];
+                    row[..value.len()].copy_from_slice(value);
+                }
+            }
+            for first in queries.clone().step_by(QUERY_BLOCK) {
+                let count = QUERY_BLOCK.min(queries.end - first);
+                let scores = &mut scratch.scores[..count * padded];
+                let products = Product {
+                    x: Rows { values: &qkv[first * 3 * hidden + head * width..], stride: 3 * hidden },
+                    inputs: width,
+                    panels: keys,
+                    outputs: padded,
+                    bias: None,
+                    activation: Activation::Identity,
+                };
+                products.run(simd, count, scores, padded);
+                for (query, row) in (first..).zip(scores.chunks_exact_mut(padded)) {
+                    attention.weigh(simd, head, query, &mut row[..tokens], scale);
+                }
+                let sums = Product {
+                    x: Rows { values: scores, stride: padded },
+                    inputs: tokens,
+                    panels: values,
+                    outputs: width,
+                    bias: None,
+                    activation: Activation::Identity,
+                };
+                sums.run(simd, count, &mut out[(first - queries.start) * hidden + head * width..], hidden);
+            }
+        }
+    }
+}
+
+impl Attention {
+    /// Scores of one query to what is taken of each value.
+    #[inline(always)]
+    fn weigh<S: Simd>(&self, simd: S, head: usize, query: usize, row: &mut [f32], mut scale: f32) {
+        let tokens = row.len();
+        if !self.distance_bias.is_empty() {
+            let reach = self.distance_bias.len() / self.heads;
+            let bias = &self.distance_bias[head * reach..][..reach];
+            // The middle is the query itself.
+            let bias = &bias[reach / 2 - query..][..tokens];
+            for (x, bias) in row.iter_mut().zip(bias) {
+                *x = *x * scale + bias;
+            }
+            scale = 1.0;
+        }
+        if let Some(window) = self.window {
+            let from = query.saturating_sub(window);
+            let to = (query + window + 1).min(tokens);
+            row[..from].fill(f32::NEG_INFINITY);
+            row[to..].fill(f32::NEG_INFINITY);
+        }
+        softmax_row(simd, row, scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(i: usize) -> f32 {
+        ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0
+    }
+
+    /// Attention as its definition has it, in float64.
+    fn exact(attention: &Attention, qkv: &[f32], tokens: usize) -> Vec<f64> {
+        let Attention { heads, width, scale, window, ref distance_bias } = *attention;
+        let hidden = heads * width;
+        let at = |token: usize, part: usize, head: usize, i: usize| {
+            f64::from(qkv[token * 3 * hidden + part * hidden + head * width + i])
+        };
+        let mut out = vec![0.0; tokens * hidden];
+        for head in 0..heads {
+            for query in 0..tokens {
+                let score = |key: usize| {
+                    if window.is_some_and(|window| key.abs_diff(query) > window) {
+                        return f64::NEG_INFINITY;
+                    }
+                    let product: f64 = (0..width).map(|i| at(query, 0, head, i) * at(key, 1, head, i)).sum();
+                    let reach = distance_bias.len() / heads;
+                    let bias = match reach {
+                        0 => 0.0,
+                        _ => f64::from(distance_bias[head * reach + reach / 2 + key - query]),
+                    };
+                    product * f64::from(scale) + bias
+                };
+                let weights: Vec<f64> = (0..tokens).map(|key| score(key).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for i in 0..width {
+                    let sum: f64 = (0..tokens).map(|key| weights[key] * at(key, 2, head, i)).sum();
+                    out[query * hidden + head * width + i] = sum / total;
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn attention_is_that_of_float64() {
+        let mut scratch = Scratch::new();
+        let mut check = |heads: usize, width: usize, tokens: usize, window: Option<usize>, biased: bool| {
+            let span = 130;
+            let distance_bias: Vec<f32> =
+                if biased { (0..heads * (2 * span + 1)).map(number).collect() } else { Vec::new() };
+            let attention = Attention { heads, width, scale: 0.7, window, distance_bias };
+            let qkv: Vec<f32> = (0..tokens * 3 * heads * width).map(number).collect();
+            let mut out = vec![f32::NAN; tokens * heads * width];
+            // In two parts, as two workers share it.
+            let (before, after) = out.split_at_mut(tokens / 3 * heads * width);
+            attention.run(&qkv, 0, &mut scratch, before);
+            attention.run(&qkv, tokens / 3, &mut scratch, after);
+            for (i, (found, expected)) in out.iter().zip(exact(&attention, &qkv, tokens)).enumerate() {
+                let off = (f64::from(*found) - expected).abs();
+                assert!(
+                    off < 2e-6,
+                    "{heads} heads of {width}, {tokens} tokens, {window:?}, {biased}, at {i}: {found}, not {expected}"
+                );
+            }
+        };
+        for tokens in [1, 2, 15, 16, 17, 49, 100, 130] {
+            for (heads, width) in [(1, 8), (2, 32), (3, 20)] {
+                check(heads, width, tokens, None, false);
+                check(heads, width, tokens, None, true);
+                check(heads, width, tokens, Some(5), false);
+            }
+        }
+    }
+}

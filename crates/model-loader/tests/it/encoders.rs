@@ -1,0 +1,122 @@
+//! A tiny random classifier of each family of encoders against what transformers gave for it.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use model_loader::{Head, Reference, TextClassifier, TokenBatch, Tokens};
+use serde::Deserialize;
+
+use crate::support::{data, each_batching, max_abs, output, texts};
+
+/// What float32 sums in another order may differ by; the values are about 1.
+const MAX_ABS: f32 = 1e-4;
+
+/// The folders of `tests/data/encoders` that this crate runs.
+const FAMILIES: &[&str] = &[
+    "albert",
+    "bert",
+    "camembert",
+    "distilbert",
+    "electra",
+    "modernbert-cls",
+    "modernbert-mean",
+    "mpnet",
+    "xlm-roberta",
+];
+
+/// Those that it refuses by name, for now.
+const WAITING: &[&str] = &["deberta-v2"];
+
+/// What transformers' tokenizer gave.
+#[derive(Deserialize)]
+struct Expected {
+    ids: Vec<Vec<u32>>,
+    pair_ids: Vec<Vec<u32>>,
+    pair_type_ids: Vec<Vec<u32>>,
+}
+
+fn expected(folder: &str) -> Expected {
+    serde_json::from_slice(&fs::read(data(folder).join("tokens.json")).unwrap()).unwrap()
+}
+
+fn pairs(folder: &str) -> Vec<(String, String)> {
+    serde_json::from_slice(&fs::read(data(folder).join("pairs.json")).unwrap()).unwrap()
+}
+
+/// Checks each family in `FAMILIES`.
+fn each_family(check: impl Fn(&str)) {
+    for family in FAMILIES {
+        check(&format!("encoders/{family}"));
+    }
+}
+
+#[test]
+fn every_family_of_the_fixtures_is_run_or_known_not_to_be() {
+    let found: BTreeSet<String> = fs::read_dir(data("encoders"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let named: BTreeSet<String> = FAMILIES.iter().chain(WAITING).map(ToString::to_string).collect();
+    assert_eq!(found, named);
+    for family in WAITING {
+        assert!(TextClassifier::from_dir(data(&format!("encoders/{family}"))).is_err(), "{family} loads now");
+    }
+}
+
+#[test]
+fn tokens_of_texts_and_pairs_are_those_of_transformers() {
+    each_family(|folder| {
+        let classifier = TextClassifier::from_dir(data(folder)).unwrap();
+        let expected = expected(folder);
+        let ids = |tokens: Vec<Tokens>| tokens.into_iter().map(|tokens| tokens.ids).collect::<Vec<_>>();
+        let tokenizer = classifier.tokenizer();
+        assert_eq!(ids(tokenizer.encode_batch(&texts(folder)).unwrap()), expected.ids, "{folder}");
+        let found = tokenizer.encode_pairs(&pairs(folder)).unwrap();
+        let types: Vec<_> = found.iter().map(|tokens| tokens.type_ids.clone()).collect();
+        assert_eq!(types, expected.pair_type_ids, "{folder}");
+        assert_eq!(ids(found), expected.pair_ids, "{folder}");
+    });
+}
+
+#[test]
+fn hidden_states_are_those_of_transformers() {
+    each_family(|folder| {
+        let reference = Reference::from_dir(data(folder), Head::HiddenStates).unwrap();
+        // Each text's own tokens: those of padding mean nothing.
+        let run = |texts: &[&str]| {
+            let tokens = reference.tokenizer().encode_batch(texts).unwrap();
+            let output = reference.run(&TokenBatch::pad(&tokens, reference.tokenizer().pad_id())).unwrap();
+            let [_, seq, width] = output.shape[..] else { panic!("{:?}", output.shape) };
+            let rows = output.values.chunks(seq * width).zip(&tokens);
+            rows.map(|(row, tokens)| row.chunks(width).take(tokens.len()).map(<[f32]>::to_vec).collect())
+                .collect()
+        };
+        each_batching(&texts(folder), run, |batching, hidden: &[Vec<Vec<f32>>]| {
+            for (index, vectors) in hidden.iter().enumerate() {
+                let found = max_abs(vectors, &output(folder, &format!("hidden.{index}")));
+                assert!(found <= MAX_ABS, "{folder}, {batching}, text {index}: max abs {found:e}");
+            }
+        });
+    });
+}
+
+#[test]
+fn logits_of_texts_and_pairs_are_those_of_transformers() {
+    each_family(|folder| {
+        let classifier = TextClassifier::from_dir(data(folder)).unwrap();
+        let logits = |tokens: Vec<Tokens>| {
+            classifier.logits(&TokenBatch::pad(&tokens, classifier.tokenizer().pad_id())).unwrap()
+        };
+        let check = |what: &str, found: &[Vec<f32>], expected: &[Vec<f32>]| {
+            let found = max_abs(found, expected);
+            eprintln!("{folder}, {what}: logits max abs {found:.1e}");
+            assert!(found <= MAX_ABS, "{folder}, {what}: max abs {found:e}");
+        };
+        let run = |texts: &[&str]| logits(classifier.tokenizer().encode_batch(texts).unwrap());
+        each_batching(&texts(folder), run, |batching, found| {
+            check(batching, found, &output(folder, "logits"));
+        });
+        let pairs = logits(classifier.tokenizer().encode_pairs(&pairs(folder)).unwrap());
+        check("pairs", &pairs, &output(folder, "pair_logits"));
+    });
+}
