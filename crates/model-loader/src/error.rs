@@ -152,6 +152,34 @@ pub enum LoadError {
         #[source]
         source: tokenizers::Error,
     },
+    /// A chat template does not compile.
+    #[error("the chat template in {} does not compile: correct it or fetch the model again", path.display())]
+    Template {
+        /// The file it is in.
+        path: PathBuf,
+        /// The line and what is wrong with it.
+        #[source]
+        source: Box<minijinja::Error>,
+    },
+    /// A chat template refused the messages, failed on them, or did not end.
+    #[error("the chat template in {} could not write these messages as a prompt", path.display())]
+    Chat {
+        /// The file it is in.
+        path: PathBuf,
+        /// The line and why; the template's own words where it raised an exception.
+        #[source]
+        source: Box<minijinja::Error>,
+    },
+    /// An option of a generation that makes no sense.
+    #[error("the option `{option}` of a generation is {value}: {reason}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What it can be.
+        reason: &'static str,
+    },
     /// A batch of tokens does not fit the model.
     #[error("the tokens do not fit the model: {0}")]
     Tokens(String),
@@ -188,19 +216,22 @@ impl LoadError {
         match self {
             Self::Store(error) => error.exit_code(),
             Self::NotFound { .. } | Self::Missing { .. } => exit::NOT_FOUND,
-            Self::Name { .. } => exit::USAGE,
+            Self::Name { .. } | Self::Option { .. } => exit::USAGE,
             Self::NotRegular { .. }
             | Self::TooLarge { .. }
             | Self::Json { .. }
             | Self::Tokenizer { .. }
+            | Self::Template { .. }
             | Self::Config { .. }
             | Self::Weights { .. }
             | Self::Tensor { .. } => exit::CORRUPT,
             Self::NoDevice { .. } => exit::ENVIRONMENT,
             Self::Strict { .. } | Self::Pickle { .. } | Self::Unsupported { .. } => exit::REFUSED,
-            Self::Read { .. } | Self::Tokens(_) | Self::NotFinite { .. } | Self::Compute { .. } => {
-                exit::FAILURE
-            }
+            Self::Read { .. }
+            | Self::Chat { .. }
+            | Self::Tokens(_)
+            | Self::NotFinite { .. }
+            | Self::Compute { .. } => exit::FAILURE,
         }
     }
 

@@ -26,6 +26,8 @@ mod encoder;
 mod error;
 mod files;
 pub mod hub_cache;
+mod lm;
+mod ops;
 mod pooling;
 mod ragged;
 mod reference;
@@ -41,6 +43,10 @@ pub use classify::{Prediction, TextClassifier};
 pub use config::{Activation, Family, ModelConfig, SUPPORTED_MODEL_TYPES, Scoring};
 pub use encoder::{Encoder, Hidden};
 pub use error::LoadError;
+pub use lm::{
+    CausalLm, ChatMessage, ChatOptions, Completion, FinishReason, GenerateOptions, Generation, LmConfig,
+    LmOptions, Pairs, Piece, Precision, Prompt, Rope,
+};
 pub use pooling::{Pooling, PoolingMode};
 pub use reference::{Head, Output, Reference};
 pub use resolve::{ResolveOptions, ResolvedModel, Source, Strictness, load, resolve};

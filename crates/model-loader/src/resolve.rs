@@ -322,6 +322,7 @@ fn revision(options: &ResolveOptions) -> &str {
 
 fn is_model(dir: &Path) -> bool {
     ["config.json", "modules.json"].iter().any(|name| dir.join(name).is_file())
+        || crate::lm::is_gguf_folder(dir)
 }
 
 /// An error and its causes on one line.

@@ -73,6 +73,22 @@ impl Weights {
         Ok(Self { shards, source: index_path })
     }
 
+    /// Opens one safetensors file; `next` says where it should have come from.
+    pub(crate) fn open_file(path: &Path, next: &str) -> Result<Self, LoadError> {
+        let shard = match Shard::open(path.to_owned()) {
+            Err(LoadError::Missing { path, .. }) => {
+                return Err(LoadError::Missing { path, next: next.to_owned() });
+            }
+            shard => shard?,
+        };
+        Ok(Self { shards: vec![shard], source: path.to_owned() })
+    }
+
+    /// The names of all tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.shards.iter().flat_map(|shard| shard.header.offset_keys())
+    }
+
     /// Whether there is a tensor of this name.
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.shards.iter().any(|shard| shard.header.info(name).is_some())

@@ -4,8 +4,12 @@
 
 mod broken;
 mod encoders;
+mod chat;
 mod examples;
 mod heads;
+mod lm;
+mod lm_broken;
+mod lora;
 mod minilm;
 mod parity;
 mod resolution;
