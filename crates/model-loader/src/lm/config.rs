@@ -16,6 +16,7 @@ pub(crate) const SUPPORTED_LM_TYPES: &str = "llama, mistral, qwen2, qwen3";
 /// What a folder's `config.json`, or a GGUF file's metadata, says of its language model.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
+#[expect(clippy::struct_excessive_bools, reason = "each says of one thing whether the model has it")]
 pub struct LmConfig {
     /// The file it was read from.
     pub path: PathBuf,

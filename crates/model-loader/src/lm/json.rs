@@ -29,6 +29,7 @@ pub(crate) fn map_to_template(map: &Map<String, Json>) -> Value {
 }
 
 /// The filter `tojson`, with the arguments that transformers gives it.
+#[expect(clippy::needless_pass_by_value, reason = "a filter gets its arguments by value")]
 pub(crate) fn tojson(
     state: &State<'_, '_>,
     value: &Value,

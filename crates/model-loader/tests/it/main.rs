@@ -14,3 +14,4 @@ mod minilm;
 mod parity;
 mod resolution;
 mod support;
+mod synthesizer;
