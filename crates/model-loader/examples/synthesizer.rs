@@ -152,13 +152,12 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     if let Some(resolved) = lm.resolved().filter(|_| arguments.verbose) {
         writeln!(io::stderr(), "{resolved}")?;
     }
-    let text = match &arguments.prompt {
-        Some(prompt) => prompt.clone(),
-        None => {
-            let mut text = String::new();
-            io::stdin().read_to_string(&mut text)?;
-            text.trim_end_matches(['\n', '\r']).to_owned()
-        }
+    let text = if let Some(prompt) = &arguments.prompt {
+        prompt.clone()
+    } else {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text)?;
+        text.trim_end_matches(['\n', '\r']).to_owned()
     };
     let prompt = if arguments.raw || !lm.has_chat_template() {
         let system = arguments.system.iter().map(|system| format!("{system}\n\n"));

@@ -128,13 +128,10 @@ impl Decoder {
         let mut views: Vec<(Option<usize>, View)> = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             let known = views.iter().position(|(window, _)| *window == layer.window);
-            let known = match known {
-                Some(known) => known,
-                None => {
-                    views.push((layer.window, View::new(start, count, layer.window, &self.device)?));
-                    views.len() - 1
-                }
-            };
+            let known = known.unwrap_or(views.len());
+            if known == views.len() {
+                views.push((layer.window, View::new(start, count, layer.window, &self.device)?));
+            }
             x = layer.forward(&x, index, &turns, &views[known].1, cache)?;
         }
         cache.advance(count);

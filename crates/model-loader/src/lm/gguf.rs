@@ -158,16 +158,14 @@ impl Header<'_> {
     }
 
     fn take(&mut self, count: u64, what: &str) -> Result<(), LoadError> {
-        match self.left.checked_sub(count) {
-            Some(left) => {
-                self.left = left;
-                Ok(())
-            }
-            None => {
-                let size = self.size;
-                Err(self.damaged(&format!("it has {size} bytes and its header claims {count} for {what}")))
-            }
-        }
+        let Some(left) = self.left.checked_sub(count) else {
+            let size = self.size;
+            return Err(
+                self.damaged(&format!("it has {size} bytes and its header claims {count} for {what}"))
+            );
+        };
+        self.left = left;
+        Ok(())
     }
 
     fn bytes<const N: usize>(&mut self) -> Result<[u8; N], LoadError> {

@@ -189,7 +189,9 @@ impl Adapter {
         } else {
             for (row, wanted) in values.chunks_mut(columns).zip(lengths) {
                 let factor = factor(wanted, row.iter().map(square).sum())?;
-                row.iter_mut().for_each(|value| *value = scaled(*value, factor));
+                for value in row {
+                    *value = scaled(*value, factor);
+                }
             }
         }
         Ok(())

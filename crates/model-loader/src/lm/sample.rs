@@ -90,7 +90,9 @@ fn probabilities(order: &[(u32, f32)]) -> Vec<f64> {
     let top = order.first().map_or(0.0, |(_, logit)| *logit);
     let mut values: Vec<f64> = order.iter().map(|(_, logit)| f64::from(logit - top).exp()).collect();
     let sum: f64 = values.iter().sum();
-    values.iter_mut().for_each(|value| *value /= sum);
+    for value in &mut values {
+        *value /= sum;
+    }
     values
 }
 

@@ -85,7 +85,7 @@ fn several_templates_and_the_time() {
     let plain = ChatOptions::default();
     check("default", &plain, "plain x");
     check("with tools", &ChatOptions { tools: vec![json!({}), json!({})], ..plain.clone() }, "tools 2");
-    let now = Some(UNIX_EPOCH + Duration::from_secs(1_721_995_200));
+    let now = Some(UNIX_EPOCH + Duration::from_hours(478_332));
     let by_name = |name: &str| ChatOptions { template: Some(name.to_owned()), now, ..ChatOptions::default() };
     check("by name", &by_name("day"), "26 Jul 2024");
     let error = rendered(&several, &user("x"), &by_name("night")).unwrap_err();
@@ -98,7 +98,7 @@ fn bad_templates_end_soon_with_an_error() {
         let start = Instant::now();
         let error = rendered(&Value::from(template), &user("x"), &ChatOptions::default()).expect_err(row);
         check_error(row, &error, code, &[&["tokenizer_config.json"], parts].concat());
-        assert!(start.elapsed() < Duration::from_secs(60), "{row}: {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_mins(1), "{row}: {:?}", start.elapsed());
     };
     check("no template", "{% if %}", exit::CORRUPT, &["does not compile"]);
     check("it raises", "{{ raise_exception('Say more!') }}", exit::FAILURE, &["Say more!"]);
