@@ -27,7 +27,6 @@ mod error;
 mod files;
 pub mod hub_cache;
 mod lm;
-mod ops;
 mod pooling;
 mod ragged;
 mod reference;
