@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use model_store::{StoreError, exit};
+use model_store::{AgentName, StoreError, VersionName, exit};
 
 /// Why a model could not be found, loaded or run.
 ///
@@ -37,6 +37,65 @@ pub enum LoadError {
         searched: Vec<String>,
         /// What to do about it.
         next: &'static str,
+    },
+    /// A dry run ends where a model would be loaded.
+    #[error("nothing was loaded, because MODEL_STORE_DRY_RUN is set; it would be {resolved}")]
+    DryRun {
+        /// What would have been loaded.
+        resolved: Box<crate::ResolvedModel>,
+    },
+    /// A version is not what was published, so it is not used.
+    #[error(
+        "{agent}/{version} is not what was published: {what}; `model-store repair {agent} {version}` may mend it, or make \
+         another version current"
+    )]
+    NotAsPublished {
+        /// The agent.
+        agent: AgentName,
+        /// The version.
+        version: VersionName,
+        /// The files, and what is wrong with them.
+        what: String,
+    },
+    /// A link in a model's folder leads out of it.
+    #[error(
+        "{} leads to {}, out of {}: a model is read from within its version only; publish it again", path.display(),
+        target.display(), boundary.display()
+    )]
+    LeadsOut {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+        /// What it leads out of.
+        boundary: PathBuf,
+    },
+    /// A model that loads does not compute what it must.
+    #[error("{model}: the self-test failed: {reason}")]
+    SelfTest {
+        /// The model.
+        model: String,
+        /// What it gave, or what changed.
+        reason: String,
+    },
+    /// A version works, but breaks what the users of the one before build on.
+    #[error("{model} cannot take the place of {served}: {what}; restart the agent to use it")]
+    ContractChanged {
+        /// The version that was refused.
+        model: String,
+        /// The one that is in use.
+        served: String,
+        /// What would change.
+        what: String,
+    },
+    /// The system gave no thread for looking after `current`.
+    #[error("no thread to look after the model of agent `{agent}` could be started")]
+    Thread {
+        /// The agent.
+        agent: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// The model store failed.
     #[error("the model store could not serve the model")]
@@ -223,10 +282,17 @@ impl LoadError {
             | Self::Tokenizer { .. }
             | Self::Template { .. }
             | Self::Config { .. }
+            | Self::NotAsPublished { .. }
+            | Self::LeadsOut { .. }
+            | Self::SelfTest { .. }
             | Self::Weights { .. }
             | Self::Tensor { .. } => exit::CORRUPT,
-            Self::NoDevice { .. } => exit::ENVIRONMENT,
-            Self::Strict { .. } | Self::Pickle { .. } | Self::Unsupported { .. } => exit::REFUSED,
+Self::NoDevice { .. } | Self::Thread { .. } => exit::ENVIRONMENT,
+            Self::DryRun { .. }
+            | Self::ContractChanged { .. }
+            | Self::Strict { .. }
+            | Self::Pickle { .. }
+            | Self::Unsupported { .. } => exit::REFUSED,
             Self::Read { .. }
             | Self::Chat { .. }
             | Self::Tokens(_)

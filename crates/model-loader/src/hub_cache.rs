@@ -78,6 +78,11 @@ pub fn folder_name(model_id: &str) -> Result<String, LoadError> {
     Ok(format!("models--{}", model_id.replace('/', "--")))
 }
 
+/// The model's folder in a cache, `models--org--name`, that a snapshot belongs to.
+pub(crate) fn repository_of(snapshot: &Path) -> Option<PathBuf> {
+    Some(snapshot.parent()?.parent()?.to_owned())
+}
+
 fn check_model_id(model_id: &str) -> Result<(), LoadError> {
     let part = |part: &str| {
         !part.is_empty()

@@ -27,15 +27,21 @@ mod error;
 mod files;
 pub mod hub_cache;
 mod lm;
+mod metadata;
+mod model;
+mod ops;
 mod pooling;
 mod ragged;
 mod reference;
+mod reload;
 mod resolve;
 mod sentence;
+mod shared;
 mod tokenizer;
+mod verified;
 mod weights;
 
-pub use agent_map::AgentMap;
+pub use agent_map::{AgentMap, BaseModel, MapAdapter, MapEntry};
 pub use backend::{Backend, Device, LoadOptions};
 pub use batch::{TokenBatch, Tokens};
 pub use classify::{Prediction, TextClassifier};
@@ -46,8 +52,16 @@ pub use lm::{
     CausalLm, ChatMessage, ChatOptions, Completion, FinishReason, GenerateOptions, Generation, LmConfig,
     LmOptions, Pairs, Piece, Precision, Prompt, Rope,
 };
+pub use metadata::{AgentMetadata, metadata};
+pub use model::{Contract, Loaded, Model};
 pub use pooling::{Pooling, PoolingMode};
 pub use reference::{Head, Output, Reference};
-pub use resolve::{ResolveOptions, ResolvedModel, Source, Strictness, load, resolve};
+pub use reload::{Refused, ReloadEvent, ReloadStatus, Reloading, Watching};
+pub use resolve::{
+    Loading, Looked, Outcome, Resolution, ResolveOptions, ResolvedAdapter, ResolvedModel, Source, Strictness,
+    dry_run, load, load_resolved, resolve,
+};
 pub use sentence::{SentenceEmbedder, SentenceModules};
+pub use shared::shared;
 pub use tokenizer::{SENTENCE_CONFIG_NAMES, Tokenizer};
+pub use verified::Verify;

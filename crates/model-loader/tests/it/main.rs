@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![expect(clippy::print_stderr, reason = "a test that is skipped says why, and one that measures says what")]
 
+mod agent_map;
 mod broken;
 mod encoders;
 mod chat;
@@ -12,6 +13,10 @@ mod lm_broken;
 mod lora;
 mod minilm;
 mod parity;
+mod reload;
 mod resolution;
+mod shared;
+mod shelf;
 mod support;
 mod synthesizer;
+mod verified;

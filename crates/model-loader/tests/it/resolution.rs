@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use model_loader::{
-    ResolveOptions, ResolvedModel, Source, Strictness, TextClassifier, hub_cache, load, resolve,
+    ResolveOptions, ResolvedModel, Source, Strictness, TextClassifier, Verify, hub_cache, load, resolve,
 };
-use model_store::{Activation, FinalizeOptions, ModelStore, RepairOptions, exit};
+use model_store::{Activation, FinalizeOptions, ModelStore, MoveOptions, RepairOptions, exit};
 use tempfile::TempDir;
 
 use crate::support::{check_error, copy_of, data};
@@ -36,6 +36,8 @@ impl World {
         publish("analyst", "v1", "", Activation::Activate);
         publish("analyst", "v2", "", Activation::Activate);
         publish("analyst", "v3", "elsewhere/", Activation::Keep);
+        let (analyst, champion) = ("analyst".parse().unwrap(), "champion".parse().unwrap());
+        store.tag(&analyst, &champion, &"v1".parse().unwrap(), &MoveOptions::default()).unwrap();
         publish("hub", "v1", &format!("models--org--name/snapshots/{COMMIT}/"), Activation::Activate);
         publish("empty", "v1", "", Activation::Keep);
 
@@ -109,6 +111,15 @@ fn the_store_comes_first_then_the_folder_then_the_hub_cache() {
         "a version",
         "analyst",
         ResolveOptions { version: Some("v1".into()), ..base.clone() },
+        &version("v1"),
+    );
+    let asked = |name: &str| ResolveOptions { version: Some(name.into()), ..base.clone() };
+    check("current by name", "analyst", asked("current"), &version("v2"));
+    check("a ref", "analyst", asked("champion"), &version("v1"));
+    check(
+        "a ref, strictly",
+        "analyst",
+        ResolveOptions { strictness: Strictness::Strict, ..asked("champion") },
         &version("v1"),
     );
     check(
@@ -218,7 +229,9 @@ fn a_model_that_is_nowhere_is_reported_with_the_places() {
 
     check("nobody", "nobody", base.clone(), exit::NOT_FOUND, &["`nobody`", store, "model-store publish"]);
     let version = ResolveOptions { version: Some("v9".into()), ..base.clone() };
-    check("no version", "analyst", version, exit::NOT_FOUND, &["`analyst`", "version `v9`"]);
+    check("no version", "analyst", version, exit::NOT_FOUND, &["`analyst`", "version `v9`", "no ref"]);
+    let version = ResolveOptions { version: Some("champoin".into()), ..base.clone() };
+    check("nearly a ref", "analyst", version, exit::NOT_FOUND, &["`champoin`", "there is champion"]);
     let folder = ResolveOptions { folder: Some(world.dir.path().to_owned()), ..base.clone() };
     let parts = [store, "the folder", world.dir.path().to_str().unwrap(), "no config.json"];
     check("an empty folder", "nobody", folder, exit::NOT_FOUND, &parts);
@@ -311,7 +324,9 @@ fn a_model_that_does_not_load_is_passed_over_unless_only_the_store_may_serve() {
     fs::remove_file(&weights).unwrap();
     fs::write(&weights, b"cut").unwrap();
     let try_load = |strictness, folder: Option<&Path>| {
-        let options = ResolveOptions { strictness, folder: folder.map(Path::to_owned), ..world.options() };
+        let folder = folder.map(Path::to_owned);
+        // What is in the file is for the loader to find out here.
+        let options = ResolveOptions { strictness, folder, verify: Verify::Never, ..world.options() };
         load("analyst", &options, |dir| TextClassifier::from_dir(dir)).map(|(_, resolved)| resolved)
     };
     let parts = [weights.to_str().unwrap(), "damaged or truncated"];

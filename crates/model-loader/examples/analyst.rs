@@ -1,0 +1,47 @@
+//! A small agent that classifies a feed: `echo 'Profits rose.' | cargo run -p model-loader --example analyst -- --agent analyst`
+#![expect(unreachable_pub, reason = "the module is shared by the examples")]
+
+mod common;
+
+use std::process::ExitCode;
+
+use model_loader::{Loaded, Prediction, TextClassifier};
+use serde_json::{Map, Value, json};
+
+const USAGE: &str = "\
+Reads texts, one a line, and says what label each has: label, score, text.
+
+Usage: analyst --agent AGENT [--version VERSION] [--store DIR] [--model DIR] [--json] [--verbose]
+
+{COMMON}
+With --json a line has: label, score, the scores of all labels, text, and the version that answered.
+
+Examples:
+  echo 'Profits rose sharply.' | analyst --agent analyst
+  tail -f headlines.txt | analyst --agent analyst --json | jq -r 'select(.label == \"negative\").text'
+";
+
+fn main() -> ExitCode {
+    common::main(USAGE, &[], |arguments| {
+        let analyst = arguments.model::<TextClassifier>()?;
+        common::answer_lines(|texts| {
+            // One model for the whole batch, whatever `current` does meanwhile.
+            let model = analyst.get();
+            let predictions = model.classify(texts)?;
+            let line = |(prediction, text)| line(&model, &prediction, text, arguments.json);
+            Ok(predictions.into_iter().zip(texts).map(line).collect())
+        })
+    })
+}
+
+fn line(model: &Loaded<TextClassifier>, prediction: &Prediction, text: &str, json: bool) -> String {
+    let Prediction { label, score, scores } = prediction;
+    if !json {
+        let width = model.labels().iter().map(String::len).max().unwrap_or_default();
+        return format!("{label:<width$}  {score:.3}  {text}");
+    }
+    let scores = scores.iter().copied().map(Value::from);
+    let scores: Map<String, Value> = model.labels().iter().cloned().zip(scores).collect();
+    let by = model.resolved().short_name();
+    json!({ "label": label, "score": score, "scores": scores, "text": text, "by": by }).to_string()
+}

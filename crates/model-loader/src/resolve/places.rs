@@ -1,0 +1,375 @@
+//! The places where a model may be, one after another.
+
+use std::path::PathBuf;
+
+use model_store::{AgentName, ModelStore, Selector, with_causes};
+
+use super::found::{Located, ResolvedAdapter, ResolvedModel, Source};
+use super::store::{self, Missing, Sought};
+use super::{ResolveOptions, Strictness};
+use crate::LoadError;
+use crate::agent_map::{AgentMap, MapAdapter, MapEntry};
+use crate::hub_cache::{self, CachedSnapshot, DEFAULT_REVISION};
+
+/// A file that every adapter has.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
+/// What is looked for, and what the agent map says of it.
+#[derive(Debug)]
+pub(crate) struct Search<'a> {
+    pub(super) agent: AgentName,
+    pub(super) options: &'a ResolveOptions,
+    map: AgentMap,
+    pub(crate) entry: Option<MapEntry>,
+}
+
+/// A kind of place to look, in the order in which they are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The agent's own versions.
+    Store,
+    /// The folder that the caller named.
+    Folder,
+    /// What the agent map says.
+    AgentMap,
+    /// The model id that the caller named, in the local Hub cache.
+    HubCache,
+}
+
+/// What one place has.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Model(ResolvedModel),
+    Absent(Missing),
+    /// Nobody named such a place.
+    NotAsked,
+}
+
+impl Place {
+    /// All of them, in their order.
+    pub(crate) const ALL: [Self; 4] = [Self::Store, Self::Folder, Self::AgentMap, Self::HubCache];
+
+    /// Its name, as reports have it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Folder => "folder",
+            Self::AgentMap => "agent-map",
+            Self::HubCache => "hub-cache",
+        }
+    }
+
+    /// Whether it may be looked at. Strictly, the agent map still says where *in the store* a model is.
+    pub(crate) fn is_allowed(self, strictness: Strictness) -> bool {
+        strictness == Strictness::Lenient || matches!(self, Self::Store | Self::AgentMap)
+    }
+}
+
+impl<'a> Search<'a> {
+    /// Checks the names, and reads the agent map.
+    pub(crate) fn new(agent: &str, options: &'a ResolveOptions) -> Result<Self, LoadError> {
+        let agent: AgentName = agent.parse()?;
+        let map = match &options.agent_map {
+            Some(path) => AgentMap::read(path)?.ok_or_else(|| LoadError::Missing {
+                path: path.clone(),
+                next: "the options name it as the agent map".to_owned(),
+            })?,
+            None => AgentMap::from_env()?,
+        };
+        let entry = map.entry(agent.as_str(), options.adapter.as_deref())?;
+        if let (Some(adapter), None) = (&options.adapter, &entry) {
+            return Err(LoadError::NotFound {
+                wanted: format!("adapter `{adapter}` of agent `{agent}`"),
+                searched: vec![format!(
+                    "the agent map {}: it says nothing of the agent",
+                    map.path().display()
+                )],
+                next: "Name the adapter in AGENT_MODEL_MAP.json, or load the model without one",
+            });
+        }
+        Ok(Self { agent, options, map, entry })
+    }
+
+    pub(crate) fn is_strict(&self) -> bool {
+        self.options.strictness == Strictness::Strict
+    }
+
+    pub(super) fn root(&self) -> PathBuf {
+        self.options.store.clone().unwrap_or_else(ModelStore::root_from_env)
+    }
+
+    /// What a place has.
+    pub(crate) fn look(&self, place: Place) -> Result<Found, LoadError> {
+        match place {
+            Place::Store => self.in_store(),
+            Place::Folder => Ok(self.in_folder()),
+            Place::AgentMap => self.in_map(),
+            Place::HubCache => match &self.options.model_id {
+                Some(model_id) => Ok(Found::of(self.in_hub_cache(model_id)?)),
+                None => Ok(Found::NotAsked),
+            },
+        }
+    }
+
+    fn in_store(&self) -> Result<Found, LoadError> {
+        let selector = self.selector()?;
+        let store = ModelStore::open(self.root())?;
+        let held = match store::open(&store, &self.agent, &selector, self.options)? {
+            Ok(held) => held,
+            Err(missing) => return Ok(Found::Absent(missing)),
+        };
+        let hub_id = self.entry.as_ref().and_then(|entry| entry.base.hf_id.as_deref());
+        let model_id = self.options.model_id.as_deref().or(hub_id);
+        let path = match store::model_in(held.current.path(), model_id, self.options.revision.as_deref())? {
+            Ok(path) => path,
+            Err(missing) => return Ok(Found::Absent(missing)),
+        };
+        let located = Located { path, source: store::source_of(&held), held: Some(held) };
+        match &self.entry {
+            Some(entry) if self.is_own_base(&store, entry, &located)? => {
+                Ok(Found::of(self.with_adapter(&store, entry, located)?))
+            }
+            _ => Ok(Found::Model(self.model(located))),
+        }
+    }
+
+    fn in_folder(&self) -> Found {
+        let Some(path) = self.options.folder.clone() else { return Found::NotAsked };
+        if !store::is_model(&path) {
+            let what = format!("the folder {} holds no config.json and no modules.json", path.display());
+            return Found::Absent(Missing { path, what });
+        }
+        Found::Model(self.model(Located { path, source: Source::Folder, held: None }))
+    }
+
+    /// The base model of the agent's entry, in the store or, where other places are allowed, in the Hub cache.
+    fn in_map(&self) -> Result<Found, LoadError> {
+        let Some(entry) = &self.entry else { return Ok(Found::NotAsked) };
+        let (base, hub_id) = (&entry.base, entry.base.hf_id.as_deref());
+        let names_store = base.model_store_path.is_some()
+            || base.model_store_agent.is_some()
+            || base.model_store_version.is_some();
+        let mut missing = None;
+        if names_store {
+            let store = ModelStore::open(self.root())?;
+            match self.base_in_store(&store, entry)? {
+                Ok(located) => return Ok(Found::of(self.with_adapter(&store, entry, located)?)),
+                Err(one) => missing = Some(one),
+            }
+        }
+        if let (Some(hub_id), Strictness::Lenient) = (hub_id, self.options.strictness) {
+            return match (self.in_hub_cache(hub_id)?, &entry.adapter) {
+                (Ok(found), None) => {
+                    Ok(Found::Model(ResolvedModel { base_ref: Some(entry.base_ref.clone()), ..found }))
+                }
+                (Ok(found), Some(_)) => {
+                    let store = ModelStore::open(self.root())?;
+                    let located = Located { path: found.path, source: found.source, held: None };
+                    Ok(Found::of(self.with_adapter(&store, entry, located)?))
+                }
+                (Err(other), _) => Ok(Found::Absent(match missing {
+                    Some(first) => Missing { what: format!("{}; {}", first.what, other.what), ..first },
+                    None => other,
+                })),
+            };
+        }
+        Ok(match missing {
+            Some(missing) => Found::Absent(Missing {
+                what: format!("the agent map ({}): {}", entry.json_path, missing.what),
+                ..missing
+            }),
+            None => Found::NotAsked,
+        })
+    }
+
+    fn in_hub_cache(&self, model_id: &str) -> Sought<ResolvedModel> {
+        let revision = self.options.revision.as_deref().unwrap_or(DEFAULT_REVISION);
+        let cache = self.options.hub_cache.clone().or_else(hub_cache::dir);
+        let found = match &cache {
+            Some(cache) => hub_cache::find_in(cache, model_id, revision)?,
+            None => None,
+        };
+        let Some(CachedSnapshot { path, commit }) = found else {
+            let path = cache.unwrap_or_default();
+            let what = format!("the Hub cache {}: no {model_id} at {revision}", path.display());
+            return Ok(Err(Missing { path, what }));
+        };
+        let source = Source::HubCache { model_id: model_id.to_owned(), commit };
+        Ok(Ok(self.model(Located { path, source, held: None })))
+    }
+
+    /// The version that the options ask for.
+    pub(super) fn selector(&self) -> Result<Selector, LoadError> {
+        Ok(self.options.version.as_deref().map_or(Ok(Selector::Current), str::parse)?)
+    }
+
+    /// What in the store decides which model it is: when none of these moves, the model stays what it is.
+    pub(crate) fn sights(&self) -> Result<Vec<(AgentName, Selector)>, LoadError> {
+        let mut sights = vec![(self.agent.clone(), self.selector()?)];
+        if let Some(entry) = &self.entry {
+            let (base, adapter) = (&entry.base, entry.adapter.clone().unwrap_or_default());
+            let named = [
+                (&base.model_store_path, &base.model_store_agent, &base.model_store_version),
+                (&adapter.model_store_path, &adapter.agent, &adapter.version),
+            ];
+            for (path, agent, version) in named {
+                // What makes no sense was an error when the model was looked for.
+                sights.extend(path.as_deref().and_then(store::sight_of_path));
+                let agent = self.owner(agent.as_deref())?;
+                let selector = version.as_deref().unwrap_or("current").parse()?;
+                sights.push((agent, selector));
+            }
+        }
+        let mut seen = Vec::new();
+        for sight in sights {
+            if !seen.contains(&sight) {
+                seen.push(sight);
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Where in the store the base model of an entry is.
+    pub(super) fn base_in_store(&self, store: &ModelStore, entry: &MapEntry) -> Sought<Located> {
+        let base = &entry.base;
+        let at = |key: &str| format!("base_models.{}.{key}", entry.base_ref);
+        let located = match &base.model_store_path {
+            Some(path) => self.named(&at("model_store_path"), store::locate(store, path, self.options))?,
+            None => {
+                let agent =
+                    self.named(&at("model_store_agent"), self.owner(base.model_store_agent.as_deref()))?;
+                let version = base.model_store_version.as_deref().unwrap_or("current");
+                let selector: Selector =
+                    self.named(&at("model_store_version"), version.parse().map_err(LoadError::from))?;
+                store::open(store, &agent, &selector, self.options)?.map(|held| {
+                    let path = held.current.path().to_owned();
+                    Located { path, source: store::source_of(&held), held: Some(held) }
+                })
+            }
+        };
+        let located = match located {
+            Ok(located) => located,
+            Err(missing) => return Ok(Err(missing)),
+        };
+        let model_id = base.hf_id.as_deref().or(self.options.model_id.as_deref());
+        let revision = self.options.revision.as_deref();
+        Ok(store::model_in(&located.path, model_id, revision)?.map(|path| Located { path, ..located }))
+    }
+
+    /// Whether the agent's own version is the base model that its entry means: the adapter of another base would spoil it.
+    /// Whoever asks for an adapter by its name has said so.
+    fn is_own_base(&self, store: &ModelStore, entry: &MapEntry, own: &Located) -> Result<bool, LoadError> {
+        let base = &entry.base;
+        if entry.adapter.is_none() || self.options.adapter.is_some() {
+            return Ok(entry.adapter.is_some());
+        }
+        if base.model_store_path.is_none() && base.model_store_version.is_none() {
+            let owner = self.owner(base.model_store_agent.as_deref())?;
+            return Ok(
+                matches!(&own.source, Source::Store { agent, .. } if *agent == owner || self.agent == owner),
+            );
+        }
+        Ok(self.base_in_store(store, entry)?.is_ok_and(|base| base.source == own.source))
+    }
+
+    /// A model with the adapter of the agent's entry. Without its adapter a model is another one, so a missing adapter is
+    /// a missing model.
+    fn with_adapter(&self, store: &ModelStore, entry: &MapEntry, base: Located) -> Sought<ResolvedModel> {
+        let adapter = match &entry.adapter {
+            None => None,
+            Some(adapter) => match self.adapter(store, entry, adapter)? {
+                Ok(adapter) => Some(adapter),
+                Err(missing) => return Ok(Err(missing)),
+            },
+        };
+        Ok(Ok(ResolvedModel { base_ref: Some(entry.base_ref.clone()), adapter, ..self.model(base) }))
+    }
+
+    /// Where an adapter is: at its path, else in the version that it names, else in the agent's current one.
+    pub(super) fn adapter(
+        &self,
+        store: &ModelStore,
+        entry: &MapEntry,
+        adapter: &MapAdapter,
+    ) -> Sought<ResolvedAdapter> {
+        let at = |key: &str| format!("{}.{key}", entry.json_path);
+        let mut missing = Vec::new();
+        let mut candidates = Vec::new();
+        if let Some(path) = &adapter.model_store_path {
+            match self.named(&at("adapter_model_store_path"), store::locate(store, path, self.options))? {
+                Ok(located) => candidates.push(located),
+                Err(one) => missing.push(one),
+            }
+        }
+        if adapter.version.is_some() || adapter.model_store_path.is_none() {
+            let agent = self.named(&at("adapter_agent"), self.owner(adapter.agent.as_deref()))?;
+            let version = adapter.version.as_deref().unwrap_or("current");
+            let selector: Selector =
+                self.named(&at("adapter_version"), version.parse().map_err(LoadError::from))?;
+            let subdir = match (&adapter.subdir, &adapter.name) {
+                (Some(subdir), _) => subdir.clone(),
+                (None, Some(name)) => format!("adapters/{name}"),
+                (None, None) => ".".to_owned(),
+            };
+            if !store::stays_below(&subdir) {
+                return Err(self
+                    .map
+                    .wrong(&at("adapter_subdir"), &format!("is {subdir:?}, which leaves its version")));
+            }
+            match store::open(store, &agent, &selector, self.options)? {
+                Ok(held) => {
+                    let whole = held.current.path().to_owned();
+                    let (source, held) = (store::source_of(&held), Some(held));
+                    let below =
+                        Located { path: whole.join(subdir), source: source.clone(), held: held.clone() };
+                    candidates.push(below);
+                    // A version may be the adapter and nothing else.
+                    if adapter.version.is_some() && adapter.subdir.is_none() {
+                        candidates.push(Located { path: whole, source, held });
+                    }
+                }
+                Err(one) => missing.push(one),
+            }
+        }
+        for Located { path, source, held } in candidates {
+            if path.join(ADAPTER_CONFIG).is_file() {
+                return Ok(Ok(ResolvedAdapter { name: adapter.name.clone(), path, source, held }));
+            }
+            let what = format!("{} holds no {ADAPTER_CONFIG}", path.display());
+            missing.push(Missing { path, what });
+        }
+        let what = missing.iter().map(|one| one.what.as_str()).collect::<Vec<_>>().join("; ");
+        let name = adapter.name.as_deref().unwrap_or("without a name");
+        let path = missing.into_iter().next().map(|one| one.path).unwrap_or_default();
+        Ok(Err(Missing {
+            path,
+            what: format!("the adapter `{name}` ({}) is not there: {what}", entry.json_path),
+        }))
+    }
+
+    fn owner(&self, agent: Option<&str>) -> Result<AgentName, LoadError> {
+        agent.map_or_else(|| Ok(self.agent.clone()), |agent| Ok(agent.parse()?))
+    }
+
+    /// A name of the map that is none is the map's fault, and is named by its JSON path.
+    fn named<T>(&self, json_path: &str, result: Result<T, LoadError>) -> Result<T, LoadError> {
+        result.map_err(|error| match error {
+            LoadError::Name { .. } => self.map.wrong(json_path, &with_causes(&error)),
+            other => other,
+        })
+    }
+
+    fn model(&self, located: Located) -> ResolvedModel {
+        let Located { path, source, held } = located;
+        ResolvedModel { agent: self.agent.to_string(), path, source, base_ref: None, adapter: None, held }
+    }
+}
+
+impl Found {
+    fn of(sought: Result<ResolvedModel, Missing>) -> Self {
+        match sought {
+            Ok(found) => Self::Model(found),
+            Err(missing) => Self::Absent(missing),
+        }
+    }
+}
