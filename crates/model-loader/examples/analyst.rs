@@ -28,8 +28,8 @@ fn main() -> ExitCode {
             // One model for the whole batch, whatever `current` does meanwhile.
             let model = analyst.get();
             let predictions = model.classify(texts)?;
-            let line = |(prediction, text)| line(&model, &prediction, text, arguments.json);
-            Ok(predictions.into_iter().zip(texts).map(line).collect())
+            let answers = predictions.iter().zip(texts);
+            Ok(answers.map(|(prediction, text)| line(&model, prediction, text, arguments.json)).collect())
         })
     })
 }
