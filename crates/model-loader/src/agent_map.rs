@@ -67,7 +67,7 @@ pub struct BaseModel {
     pub raw: Map<String, Value>,
 }
 
-/// A LoRA adapter of the map.
+/// A `LoRA` adapter of the map.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct MapAdapter {
     /// Its name.

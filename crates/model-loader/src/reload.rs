@@ -22,11 +22,14 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// More often would keep a core busy.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
+/// Who is told of what happens.
+type Observer = Arc<dyn Fn(&ReloadEvent) + Send + Sync>;
+
 /// How a [`Reloading`] looks after its agent.
 #[derive(Clone)]
 pub struct Watching {
     interval: Duration,
-    observer: Option<Arc<dyn Fn(&ReloadEvent) + Send + Sync>>,
+    observer: Option<Observer>,
 }
 
 /// Something that happened to a model in use.
@@ -279,22 +282,20 @@ impl<M: Model> Keeper<M> {
 
     /// Where the pointers are. The link itself is what counts; a notice only shortens the wait.
     fn look(&mut self) -> Result<Vec<Seen>, StoreError> {
-        let store = match &self.store {
-            Some(store) => store,
-            None => {
-                let root = self.options.store.clone().unwrap_or_else(ModelStore::root_from_env);
-                match ModelStore::open(root) {
-                    Ok(store) => {
-                        let watch = self.sights.first().map(|(agent, _)| store.watch(agent));
-                        self.watch = watch.map(|watch| watch.with_interval(self.watching.interval));
-                        self.store.insert(store)
-                    }
-                    // The first model came from another place; a store may still come to be.
-                    Err(StoreError::RootNotFound { .. }) => return Ok(vec![None; self.sights.len()]),
-                    Err(error) => return Err(error),
+        if self.store.is_none() {
+            let root = self.options.store.clone().unwrap_or_else(ModelStore::root_from_env);
+            match ModelStore::open(root) {
+                Ok(store) => {
+                    let watch = self.sights.first().map(|(agent, _)| store.watch(agent));
+                    self.watch = watch.map(|watch| watch.with_interval(self.watching.interval));
+                    self.store = Some(store);
                 }
+                // The first model came from another place; a store may still come to be.
+                Err(StoreError::RootNotFound { .. }) => {}
+                Err(error) => return Err(error),
             }
-        };
+        }
+        let Some(store) = &self.store else { return Ok(vec![None; self.sights.len()]) };
         self.sights.iter().map(|(agent, selector)| look_at(store, agent, selector)).collect()
     }
 

@@ -66,7 +66,7 @@ pub fn dry_run(agent: &str, options: &ResolveOptions) -> Result<Resolution, Load
         places.push(match search.look(place) {
             Ok(Found::Model(found)) => {
                 let row = looked(Outcome::Found, Some(found.path().to_owned()), found.to_string());
-                model.get_or_insert(found);
+                model.get_or_insert(*found);
                 row
             }
             Ok(Found::Absent(missing)) => looked(Outcome::Missing, Some(missing.path), missing.what),

@@ -182,7 +182,7 @@ pub(crate) fn each_place<T>(
         let failure = match search.look(place) {
             Ok(Found::NotAsked) => continue,
             Ok(Found::Model(found)) => match attempt(&found) {
-                Ok(model) => return Ok((found, model)),
+                Ok(model) => return Ok((*found, model)),
                 Err(error @ LoadError::DryRun { .. }) => return Err(error),
                 Err(error) if search.is_strict() => return Err(error),
                 Err(error) => {

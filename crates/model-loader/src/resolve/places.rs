@@ -39,7 +39,7 @@ pub(crate) enum Place {
 /// What one place has.
 #[derive(Debug)]
 pub(crate) enum Found {
-    Model(ResolvedModel),
+    Model(Box<ResolvedModel>),
     Absent(Missing),
     /// Nobody named such a place.
     NotAsked,
@@ -129,7 +129,7 @@ impl<'a> Search<'a> {
             Some(entry) if self.is_own_base(&store, entry, &located)? => {
                 Ok(Found::of(self.with_adapter(&store, entry, located)?))
             }
-            _ => Ok(Found::Model(self.model(located))),
+            _ => Ok(Found::of(Ok(self.model(located)))),
         }
     }
 
@@ -139,7 +139,7 @@ impl<'a> Search<'a> {
             let what = format!("the folder {} holds no config.json and no modules.json", path.display());
             return Found::Absent(Missing { path, what });
         }
-        Found::Model(self.model(Located { path, source: Source::Folder, held: None }))
+        Found::of(Ok(self.model(Located { path, source: Source::Folder, held: None })))
     }
 
     /// The base model of the agent's entry, in the store or, where other places are allowed, in the Hub cache.
@@ -160,7 +160,7 @@ impl<'a> Search<'a> {
         if let (Some(hub_id), Strictness::Lenient) = (hub_id, self.options.strictness) {
             return match (self.in_hub_cache(hub_id)?, &entry.adapter) {
                 (Ok(found), None) => {
-                    Ok(Found::Model(ResolvedModel { base_ref: Some(entry.base_ref.clone()), ..found }))
+                    Ok(Found::of(Ok(ResolvedModel { base_ref: Some(entry.base_ref.clone()), ..found })))
                 }
                 (Ok(found), Some(_)) => {
                     let store = ModelStore::open(self.root())?;
@@ -233,19 +233,18 @@ impl<'a> Search<'a> {
     pub(super) fn base_in_store(&self, store: &ModelStore, entry: &MapEntry) -> Sought<Located> {
         let base = &entry.base;
         let at = |key: &str| format!("base_models.{}.{key}", entry.base_ref);
-        let located = match &base.model_store_path {
-            Some(path) => self.named(&at("model_store_path"), store::locate(store, path, self.options))?,
-            None => {
-                let agent =
-                    self.named(&at("model_store_agent"), self.owner(base.model_store_agent.as_deref()))?;
-                let version = base.model_store_version.as_deref().unwrap_or("current");
-                let selector: Selector =
-                    self.named(&at("model_store_version"), version.parse().map_err(LoadError::from))?;
-                store::open(store, &agent, &selector, self.options)?.map(|held| {
-                    let path = held.current.path().to_owned();
-                    Located { path, source: store::source_of(&held), held: Some(held) }
-                })
-            }
+        let located = if let Some(path) = &base.model_store_path {
+            self.named(&at("model_store_path"), store::locate(store, path, self.options))?
+        } else {
+            let owner = self.owner(base.model_store_agent.as_deref());
+            let agent = self.named(&at("model_store_agent"), owner)?;
+            let version = base.model_store_version.as_deref().unwrap_or("current");
+            let selector: Selector =
+                self.named(&at("model_store_version"), version.parse().map_err(LoadError::from))?;
+            store::open(store, &agent, &selector, self.options)?.map(|held| {
+                let path = held.current.path().to_owned();
+                Located { path, source: store::source_of(&held), held: Some(held) }
+            })
         };
         let located = match located {
             Ok(located) => located,
@@ -368,7 +367,7 @@ impl<'a> Search<'a> {
 impl Found {
     fn of(sought: Result<ResolvedModel, Missing>) -> Self {
         match sought {
-            Ok(found) => Self::Model(found),
+            Ok(found) => Self::Model(Box::new(found)),
             Err(missing) => Self::Absent(missing),
         }
     }

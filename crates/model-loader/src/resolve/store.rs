@@ -167,8 +167,10 @@ pub(super) fn sight_of_path(path: &str) -> Option<(AgentName, Selector)> {
     version_in(&names).ok()?.map(|(agent, selector, _)| (agent, selector))
 }
 
+type InVersion<'a> = (AgentName, Selector, &'a [&'a str]);
+
 /// The agent and version that a path in the store begins with, and what is left of it.
-fn version_in<'a>(names: &'a [&'a str]) -> Result<Option<(AgentName, Selector, &'a [&'a str])>, LoadError> {
+fn version_in<'a>(names: &'a [&'a str]) -> Result<Option<InVersion<'a>>, LoadError> {
     Ok(match names {
         [agent, "versions" | "refs", version, rest @ ..] => Some((agent.parse()?, version.parse()?, rest)),
         [agent, "current", rest @ ..] => Some((agent.parse()?, Selector::Current, rest)),

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use model_loader::{
-    AgentMap, LoadOptions, Loaded, Loading, Outcome, ResolveOptions, ResolvedModel, Source, Strictness, TextClassifier,
-    dry_run, metadata, resolve,
+    AgentMap, LoadOptions, Loaded, Loading, Outcome, ResolveOptions, ResolvedModel, Source, Strictness,
+    TextClassifier, dry_run, metadata, resolve,
 };
 use model_store::exit;
 use serde_json::{Value, json};
@@ -121,13 +121,17 @@ fn the_map_leads_to_a_base_in_the_store_also_strictly() {
 
 #[test]
 fn an_adapter_in_a_version_is_leased_and_told() {
-    let world = World::new(&map(&json!({ "base_ref": "old", "adapter_name": "strict", "adapter_version": "v1" })));
+    let world =
+        World::new(&map(&json!({ "base_ref": "old", "adapter_name": "strict", "adapter_version": "v1" })));
     let found = resolve("critic", &world.options()).unwrap();
     let adapter = found.adapter().unwrap();
     assert_eq!((adapter.name(), adapter.version().unwrap().as_str()), (Some("strict"), "v1"));
     assert!(adapter.checksum().is_some() && adapter.checksum() != found.checksum());
     let said = found.to_string();
-    assert!(said.contains("critic: base_models/v1") && said.contains("with the adapter strict: critic/v1"), "{said}");
+    assert!(
+        said.contains("critic: base_models/v1") && said.contains("with the adapter strict: critic/v1"),
+        "{said}"
+    );
     assert!(matches!(adapter.source(), Source::Store { agent, .. } if agent.as_str() == "critic"));
     let loose = json!({ "base_ref": "old", "adapter_model_store_path": "critic/adapters/loose" });
     let found = resolve("critic", &World::new(&map(&loose)).options()).unwrap();
@@ -138,13 +142,19 @@ fn an_adapter_in_a_version_is_leased_and_told() {
 #[test]
 fn an_agents_own_version_gets_the_adapter_of_its_own_base_only() {
     let check = |row: &str, base: Value, asked: Option<&str>, adapter: bool| {
-        let mut map = map(&json!({ "base_ref": "b", "adapter_name": "loose", "adapter_model_store_path": "critic/adapters/loose" }));
+        let mut map = map(
+            &json!({ "base_ref": "b", "adapter_name": "loose", "adapter_model_store_path": "critic/adapters/loose" }),
+        );
         map["base_models"]["b"] = base;
         map["agents"]["base_models"] = map["agents"]["critic"].clone();
         let world = World::new(&map);
         let options = ResolveOptions { adapter: asked.map(str::to_owned), ..world.options() };
         let found = resolve("base_models", &options).unwrap();
-        assert_eq!((version_of(&found).as_str(), found.adapter().is_some()), ("base_models/v2", adapter), "{row}");
+        assert_eq!(
+            (version_of(&found).as_str(), found.adapter().is_some()),
+            ("base_models/v2", adapter),
+            "{row}"
+        );
     };
     check("its own", json!({ "hf_id": "org/name" }), None, true);
     check("its own by name", json!({ "model_store_agent": "base_models" }), None, true);
@@ -163,12 +173,31 @@ fn what_the_map_names_and_is_not_there_is_told() {
         check_error(row, &error, code, parts);
     };
     let (lenient, strict) = (Strictness::Lenient, Strictness::Strict);
-    check("hub", json!({ "base_ref": "hub" }), lenient, exit::NOT_FOUND, &["critic", "Hub cache", "org/name at main"]);
-    check("hub, strictly", json!({ "base_ref": "hub" }), strict, exit::REFUSED, &["critic", "STRICT_MODEL_STORE"]);
-    check("gone", json!({ "base_ref": "gone" }), lenient, exit::NOT_FOUND, &["base_models", "version `v9`", "org/name"]);
+    check(
+        "hub",
+        json!({ "base_ref": "hub" }),
+        lenient,
+        exit::NOT_FOUND,
+        &["critic", "Hub cache", "org/name at main"],
+    );
+    check(
+        "hub, strictly",
+        json!({ "base_ref": "hub" }),
+        strict,
+        exit::REFUSED,
+        &["critic", "STRICT_MODEL_STORE"],
+    );
+    check(
+        "gone",
+        json!({ "base_ref": "gone" }),
+        lenient,
+        exit::NOT_FOUND,
+        &["base_models", "version `v9`", "org/name"],
+    );
     let gone = ["agents.critic[0]", "version `v9`", "STRICT_MODEL_STORE"];
     check("gone, strictly", json!({ "base_ref": "gone" }), strict, exit::REFUSED, &gone);
-    let adapter = json!({ "base_ref": "old", "adapter_name": "x", "adapter_model_store_path": "critic/adapters/x" });
+    let adapter =
+        json!({ "base_ref": "old", "adapter_name": "x", "adapter_model_store_path": "critic/adapters/x" });
     let parts = ["adapter `x`", "agents.critic[0]", "has no folder critic/adapters/x"];
     check("no adapter", adapter.clone(), lenient, exit::NOT_FOUND, &parts);
     check("no adapter, strictly", adapter, strict, exit::REFUSED, &parts);
@@ -194,7 +223,11 @@ fn slips_are_named_by_their_json_path() {
     check("dangling", of(json!({ "base_ref": "b" })), &["`agents.critic[0].base_ref`", "\"b\"", "old, new"]);
     check("no base", of(json!({})), &["`agents.critic[0].base_ref` is missing"]);
     check("a number", of(json!({ "base_ref": 7 })), &["`agents.critic[0].base_ref` is a number"]);
-    check("a list", of(json!({ "base_ref": "old", "adapter_name": [] })), &["`agents.critic[0].adapter_name` is a list"]);
+    check(
+        "a list",
+        of(json!({ "base_ref": "old", "adapter_name": [] })),
+        &["`agents.critic[0].adapter_name` is a list"],
+    );
     check("no entry", of(json!("old")), &["`agents.critic[0]` is a text"]);
     let climbing = json!({ "base_ref": "old", "adapter_model_store_path": "../critic" });
     check("climbing", of(climbing), &["`agents.critic[0].adapter_model_store_path`", "../critic"]);
@@ -203,8 +236,16 @@ fn slips_are_named_by_their_json_path() {
     let hostile = json!({ "base_ref": "old", "adapter_version": "v1/..", "adapter_name": "strict" });
     check("a hostile version", of(hostile), &["`agents.critic[0].adapter_version`", "v1/.."]);
     let bases = |base: Value| json!({ "base_models": { "b": base }, "critic": [{ "base_ref": "b" }] });
-    check("an older file", json!({ "base_models": {}, "critic": [{ "base_ref": "b" }] }), &["`critic[0].base_ref`"]);
-    check("a base's agent", bases(json!({ "model_store_agent": "../x" })), &["`base_models.b.model_store_agent`", "../x"]);
+    check(
+        "an older file",
+        json!({ "base_models": {}, "critic": [{ "base_ref": "b" }] }),
+        &["`critic[0].base_ref`"],
+    );
+    check(
+        "a base's agent",
+        bases(json!({ "model_store_agent": "../x" })),
+        &["`base_models.b.model_store_agent`", "../x"],
+    );
     check("a base's id", bases(json!({ "hf_id": 1 })), &["`base_models.b.hf_id` is a number"]);
     check("a base", bases(json!("org/name")), &["`base_models.b` is a text"]);
     check("the bases", json!({ "base_models": [], "agents": {} }), &["`base_models` is a list"]);
@@ -220,13 +261,17 @@ fn slips_are_named_by_their_json_path() {
     let map = AgentMap::read(&world.shelf.beside("map.json")).unwrap().unwrap();
     let problems: Vec<String> = map.problems().iter().map(ToString::to_string).collect();
     assert_eq!(problems.len(), 2, "{problems:#?}");
-    assert!(problems[0].contains("agents.other[0].base_ref") && problems[1].contains("agents.other[1].adapter_name"));
+    assert!(
+        problems[0].contains("agents.other[0].base_ref")
+            && problems[1].contains("agents.other[1].adapter_name")
+    );
     assert_eq!(map.agents().collect::<Vec<_>>(), ["critic", "other"]);
 }
 
 #[test]
 fn unknown_keys_are_kept_and_an_entry_is_chosen_by_its_adapter() {
-    let mut map = map(&json!({ "base_ref": "old", "adapter_name": "one", "variant_preference": "fp16", "x": [1] }));
+    let mut map =
+        map(&json!({ "base_ref": "old", "adapter_name": "one", "variant_preference": "fp16", "x": [1] }));
     map["agents"]["critic"].as_array_mut().unwrap().push(json!({ "base_ref": "new", "adapter_name": "two" }));
     let world = World::new(&map);
     let read = AgentMap::read(&world.shelf.beside("map.json")).unwrap().unwrap();
@@ -238,14 +283,20 @@ fn unknown_keys_are_kept_and_an_entry_is_chosen_by_its_adapter() {
     let error = read.entry("critic", Some("three")).unwrap_err();
     check_error("no such adapter", &error, exit::CORRUPT, &["agents.critic", "\"three\"", "one, two"]);
     let options = ResolveOptions { adapter: Some("x".into()), ..world.options() };
-    check_error("no such agent", &resolve("nobody", &options).unwrap_err(), exit::NOT_FOUND, &["adapter `x`", "nobody"]);
+    check_error(
+        "no such agent",
+        &resolve("nobody", &options).unwrap_err(),
+        exit::NOT_FOUND,
+        &["adapter `x`", "nobody"],
+    );
 }
 
 #[test]
 fn a_dry_run_tells_of_every_place_and_loads_nothing() {
     let entry = json!({ "base_ref": "old", "adapter_name": "strict", "adapter_version": "v1" });
     let world = World::new(&map(&entry));
-    let options = ResolveOptions { loading: Loading::DryRun, model_id: Some("org/name".into()), ..world.options() };
+    let options =
+        ResolveOptions { loading: Loading::DryRun, model_id: Some("org/name".into()), ..world.options() };
     let report = dry_run("critic", &options).unwrap();
     let outcomes: Vec<_> = report.places.iter().map(|place| (place.place, place.outcome)).collect();
     let (missing, found) = (Outcome::Missing, Outcome::Found);
@@ -257,7 +308,8 @@ fn a_dry_run_tells_of_every_place_and_loads_nothing() {
     assert_eq!(json["model"]["source"]["kind"], "store");
     assert_eq!(json["model"]["adapter"]["name"], "strict");
     assert_eq!(json["places"][1]["outcome"], "not-asked");
-    let strict = dry_run("critic", &ResolveOptions { strictness: Strictness::Strict, ..options.clone() }).unwrap();
+    let strict =
+        dry_run("critic", &ResolveOptions { strictness: Strictness::Strict, ..options.clone() }).unwrap();
     assert_eq!(strict.places[1].outcome, Outcome::Forbidden);
     assert_eq!(strict.places[3].outcome, Outcome::Forbidden);
 
@@ -265,7 +317,10 @@ fn a_dry_run_tells_of_every_place_and_loads_nothing() {
     resolve("critic", &options).unwrap();
     let error = Loaded::<TextClassifier>::load("critic", &options, &LoadOptions::default()).unwrap_err();
     check_error("a load", &error, exit::REFUSED, &["MODEL_STORE_DRY_RUN", "base_models/v1", "critic/v1"]);
-    assert_eq!(world.shelf.store.last_check(&"base_models".parse().unwrap(), &"v1".parse().unwrap()).unwrap(), None);
+    assert_eq!(
+        world.shelf.store.last_check(&"base_models".parse().unwrap(), &"v1".parse().unwrap()).unwrap(),
+        None
+    );
     // Nothing anywhere is a report, too.
     let nothing = dry_run("nobody", &world.options()).unwrap();
     assert!(nothing.model.is_none() && nothing.to_string().contains("no `current`"), "{nothing}");

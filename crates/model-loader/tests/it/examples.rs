@@ -41,7 +41,13 @@ impl Desk {
             .args(arguments)
             .env("MODEL_STORE_ROOT", self.store())
             .env("HF_HUB_CACHE", self.dir.path().join("hub"));
-        for name in ["STRICT_MODEL_STORE", "MODEL_STORE_VERIFY", "MODEL_STORE_DRY_RUN", "AGENT_MODEL_MAP", "RUST_BACKTRACE"] {
+        for name in [
+            "STRICT_MODEL_STORE",
+            "MODEL_STORE_VERIFY",
+            "MODEL_STORE_DRY_RUN",
+            "AGENT_MODEL_MAP",
+            "RUST_BACKTRACE",
+        ] {
             command.env_remove(name);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -127,15 +133,27 @@ fn analyst_gives_the_obvious_labels() {
 fn memory_finds_the_nearest_documents() {
     let desk = Desk::new();
     let documents = desk.dir.path().join("documents");
-    let lines = ["Ships in the canal wait for the wind to fall.", "", "Profits rose sharply.", "The committee meets on Tuesday."];
+    let lines = [
+        "Ships in the canal wait for the wind to fall.",
+        "",
+        "Profits rose sharply.",
+        "The committee meets on Tuesday.",
+    ];
     fs::write(&documents, lines.join("\n")).unwrap();
     let documents = documents.to_str().unwrap();
     let arguments = ["--agent", "memory", "--documents", documents, "--top", "2", "--json"];
-    let answers = lines_of_json(&desk.run("memory", &arguments, "Profits rose sharply.\nShips in the canal wait for the wind to fall.\n"));
+    let answers = lines_of_json(&desk.run(
+        "memory",
+        &arguments,
+        "Profits rose sharply.\nShips in the canal wait for the wind to fall.\n",
+    ));
     let hits = |answer: usize| answers[answer]["hits"].as_array().unwrap().clone();
     for (answer, line) in [(0, 3), (1, 1)] {
         assert_eq!(hits(answer).len(), 2);
-        assert_eq!((&hits(answer)[0]["line"], &hits(answer)[0]["document"]), (&line.into(), &lines[line - 1].into()));
+        assert_eq!(
+            (&hits(answer)[0]["line"], &hits(answer)[0]["document"]),
+            (&line.into(), &lines[line - 1].into())
+        );
         assert!(hits(answer)[0]["score"].as_f64().unwrap() > 0.9999, "{}", answers[answer]);
         assert!(hits(answer)[0]["score"].as_f64() >= hits(answer)[1]["score"].as_f64());
         assert_eq!(answers[answer]["by"], "memory/v2");
@@ -178,9 +196,14 @@ fn the_next_line_is_answered_by_the_new_version() {
             second = ask();
             second["by"] == format!("{agent}/v2")
         });
-        assert_ne!((&first["scores"], &first["hits"]), (&second["scores"], &second["hits"]), "{agent}: other numbers");
+        assert_ne!(
+            (&first["scores"], &first["hits"]),
+            (&second["scores"], &second["hits"]),
+            "{agent}: other numbers"
+        );
         // The weights of another agent's kind of model do not load.
-        let synthesizer = store.get_version(&"synthesizer".parse().unwrap(), &"v2".parse().unwrap()).unwrap().unwrap();
+        let synthesizer =
+            store.get_version(&"synthesizer".parse().unwrap(), &"v2".parse().unwrap()).unwrap().unwrap();
         let staging = store.stage_new(&name, &"v3".parse().unwrap()).unwrap();
         for file in &synthesizer.manifest().files {
             staging.share(&synthesizer, &file.path).unwrap();
@@ -192,7 +215,8 @@ fn the_next_line_is_answered_by_the_new_version() {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success());
         let said = stderr(&output);
-        let expected = [format!("note: {agent}/v2 answers now (before: {agent}/v1)"), "warning: refused: ".to_owned()];
+        let expected =
+            [format!("note: {agent}/v2 answers now (before: {agent}/v1)"), "warning: refused: ".to_owned()];
         assert_eq!(said.lines().count(), 2, "{agent}: {said}");
         for (line, expected) in said.lines().zip(expected) {
             assert!(line.starts_with(&expected), "{agent}: no `{expected}` in: {said}");
@@ -207,7 +231,8 @@ fn verbose_says_what_was_loaded_from_where() {
     let said = stderr(&output);
     assert_eq!(said.lines().count(), 1, "once: {said}");
     let path = desk.store().join("analyst/versions/v2");
-    for part in ["info: model loaded agent=analyst source=store version=v2 checksum=", path.to_str().unwrap()] {
+    for part in ["info: model loaded agent=analyst source=store version=v2 checksum=", path.to_str().unwrap()]
+    {
         assert!(said.contains(part), "no `{part}` in: {said}");
     }
 }
@@ -222,7 +247,8 @@ fn fifty_reloads_do_not_grow_the_process() {
     for (version, folder) in ["a", "b"].iter().zip(&folders) {
         shelf.publish("memory", version, folder.path());
     }
-    let arguments = ["--agent", "memory", "--json", "--interval", "20", "--store", shelf.store.root().to_str().unwrap()];
+    let arguments =
+        ["--agent", "memory", "--json", "--interval", "20", "--store", shelf.store.root().to_str().unwrap()];
     let mut child = Desk::bare().command(example("memory"), &arguments).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -246,7 +272,10 @@ fn fifty_reloads_do_not_grow_the_process() {
     eprintln!("resident KiB over {RELOADS} reloads of a model of {model_kib} KiB: {resident:?}");
     let (early, late) = (&resident[5..10], &resident[RELOADS - 5..]);
     let (early, late) = (early.iter().max().unwrap(), late.iter().min().unwrap());
-    assert!(*late <= early + model_kib, "it grew from {early} to {late} KiB, by more than a model of {model_kib} KiB");
+    assert!(
+        *late <= early + model_kib,
+        "it grew from {early} to {late} KiB, by more than a model of {model_kib} KiB"
+    );
 }
 
 /// What of a process is in memory.

@@ -14,8 +14,13 @@ use model_store::{MoveOptions, RepairOptions, exit};
 use crate::shelf::{PATIENCE, Shelf, change_weights, classifier, embedder, name, set_pooling, wait_until};
 use crate::support::{check_error, copy_of, max_abs};
 
-const TEXTS: [&str; 5] =
-    ["ships wait for the wind", "the price of oil rose", "", "a committee met on tuesday in the town", "wind"];
+const TEXTS: [&str; 5] = [
+    "ships wait for the wind",
+    "the price of oil rose",
+    "",
+    "a committee met on tuesday in the town",
+    "wind",
+];
 
 fn follow<M: Model<Options = LoadOptions>>(agent: &str, options: &ResolveOptions) -> Reloading<M> {
     try_follow(agent, options).unwrap()
@@ -52,7 +57,8 @@ fn eight_threads_embed_while_current_moves_two_hundred_times() {
     assert!(max_abs(&expected[0], &expected[1]) > 0.1, "the two can be told apart");
 
     let memory = follow::<SentenceEmbedder>("memory", &shelf.options());
-    let (done, answered, seen) = (AtomicBool::new(false), AtomicUsize::new(0), [AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let (done, answered, seen) =
+        (AtomicBool::new(false), AtomicUsize::new(0), [AtomicUsize::new(0), AtomicUsize::new(0)]);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
@@ -111,9 +117,8 @@ fn a_model_in_use_stays_what_it_is() {
     assert_eq!(held.embed(&TEXTS).unwrap(), before);
 
     let policy = model_store::Policy { keep: 1, grace: Duration::ZERO, ..model_store::Policy::default() };
-    let retired = |shelf: &Shelf| {
-        shelf.store.plan_gc(&[name("memory")], &policy).unwrap().to_retire().count()
-    };
+    let retired =
+        |shelf: &Shelf| shelf.store.plan_gc(&[name("memory")], &policy).unwrap().to_retire().count();
     assert_eq!(retired(&shelf), 0, "the lease keeps it");
     let weak = Arc::downgrade(&held);
     drop(held);
@@ -128,12 +133,32 @@ fn a_model_in_use_stays_what_it_is() {
 fn versions_that_cannot_serve_are_refused() {
     type Spoil = fn(&Path);
     let rows: [(&str, Spoil, &str); 6] = [
-        ("no-weights", |folder| fs::remove_file(folder.join("model.safetensors")).unwrap(), "model.safetensors is missing"),
-        ("no-tokenizer", |folder| fs::remove_file(folder.join("tokenizer.json")).unwrap(), "tokenizer.json is missing"),
-        ("cut-short", |folder| fs::write(folder.join("model.safetensors"), b"cut").unwrap(), "damaged or truncated"),
+        (
+            "no-weights",
+            |folder| fs::remove_file(folder.join("model.safetensors")).unwrap(),
+            "model.safetensors is missing",
+        ),
+        (
+            "no-tokenizer",
+            |folder| fs::remove_file(folder.join("tokenizer.json")).unwrap(),
+            "tokenizer.json is missing",
+        ),
+        (
+            "cut-short",
+            |folder| fs::write(folder.join("model.safetensors"), b"cut").unwrap(),
+            "damaged or truncated",
+        ),
         ("nan", |folder| change_weights(folder, |_, _| f32::NAN), "holds NaN"),
-        ("another-dimension", |folder| set_pooling(folder, &["mean", "max"]), "dimension was 32 and would be 64"),
-        ("no-model", |folder| fs::rename(folder.join("config.json"), folder.join("x.json")).unwrap(), "config.json"),
+        (
+            "another-dimension",
+            |folder| set_pooling(folder, &["mean", "max"]),
+            "dimension was 32 and would be 64",
+        ),
+        (
+            "no-model",
+            |folder| fs::rename(folder.join("config.json"), folder.join("x.json")).unwrap(),
+            "config.json",
+        ),
     ];
     let shelf = Shelf::new();
     shelf.publish("memory", "good", embedder(1.0).path());
@@ -142,19 +167,24 @@ fn versions_that_cannot_serve_are_refused() {
         let told = told.clone();
         move |event| {
             let line = match event {
-                ReloadEvent::Refused(refused) => format!("{}: {}", refused.version.as_ref().unwrap(), refused.reason),
+                ReloadEvent::Refused(refused) => {
+                    format!("{}: {}", refused.version.as_ref().unwrap(), refused.reason)
+                }
                 other => format!("{other:?}"),
             };
             told.lock().unwrap().push(line);
         }
     });
     let memory =
-        Reloading::<SentenceEmbedder>::load("memory", &shelf.options(), &LoadOptions::default(), watching).unwrap();
+        Reloading::<SentenceEmbedder>::load("memory", &shelf.options(), &LoadOptions::default(), watching)
+            .unwrap();
     for (version, spoil, reason) in rows {
         let folder = embedder(1.0);
         spoil(folder.path());
         shelf.publish("memory", version, folder.path());
-        let refused = || memory.status().refused.filter(|refused| refused.version.as_ref().unwrap().as_str() == version);
+        let refused = || {
+            memory.status().refused.filter(|refused| refused.version.as_ref().unwrap().as_str() == version)
+        };
         wait_until(version, || refused().is_some());
         let found = refused().unwrap().reason;
         assert!(found.contains(reason), "{version}: no `{reason}` in: {found}");
@@ -203,7 +233,8 @@ fn a_quarantined_or_rotten_version_is_refused() {
 
     shelf.activate("memory", "v1");
     wait_until("v1 is current again", || memory.status().refused.is_none());
-    let repaired = shelf.store.repair(&name("memory"), &"v2".parse().unwrap(), &RepairOptions::default()).unwrap();
+    let repaired =
+        shelf.store.repair(&name("memory"), &"v2".parse().unwrap(), &RepairOptions::default()).unwrap();
     assert!(repaired.quarantined);
     let link = shelf.store.root().join("memory/current");
     fs::remove_file(&link).unwrap();
@@ -231,7 +262,10 @@ fn a_ref_is_followed_and_a_version_is_not() {
     }
     let tag = |version: &str| {
         let reference = "champion".parse().unwrap();
-        shelf.store.tag(&name("memory"), &reference, &version.parse().unwrap(), &MoveOptions::default()).unwrap();
+        shelf
+            .store
+            .tag(&name("memory"), &reference, &version.parse().unwrap(), &MoveOptions::default())
+            .unwrap();
     };
     tag("v1");
     let asked = |version: &str| ResolveOptions { version: Some(version.into()), ..shelf.options() };
@@ -248,8 +282,11 @@ fn a_ref_is_followed_and_a_version_is_not() {
 fn a_store_that_comes_later_takes_over_from_a_folder() {
     let shelf = Shelf::new();
     let (folder, later) = (embedder(1.0), shelf.beside("later"));
-    let options =
-        ResolveOptions { store: Some(later.clone()), folder: Some(folder.path().to_owned()), ..shelf.options() };
+    let options = ResolveOptions {
+        store: Some(later.clone()),
+        folder: Some(folder.path().to_owned()),
+        ..shelf.options()
+    };
     let memory = follow::<SentenceEmbedder>("memory", &options);
     let first = memory.get();
     assert_eq!(first.resolved().path(), folder.path());
@@ -261,7 +298,9 @@ fn a_store_that_comes_later_takes_over_from_a_folder() {
     assert_eq!(new.resolved().version().unwrap().as_str(), "v1");
     // What goes away again does not take the model with it.
     fs::remove_dir_all(&later).unwrap();
-    wait_until("the loss is noticed", || memory.status().refused.is_some() || memory.status().trouble.is_some());
+    wait_until("the loss is noticed", || {
+        memory.status().refused.is_some() || memory.status().trouble.is_some()
+    });
     memory.get().embed(&TEXTS).unwrap();
 }
 
@@ -305,7 +344,9 @@ fn a_panic_does_not_end_the_looking_after() {
     let watching = Watching::default().every(Duration::from_millis(5)).telling(|_| panic!("an observer"));
     let moody = Reloading::<Moody>::load("moody", &shelf.options(), &(), watching).unwrap();
     shelf.activate("moody", "panics");
-    wait_until("a panic is a refusal", || moody.status().refused.is_some_and(|r| r.reason.contains("panicked")));
+    wait_until("a panic is a refusal", || {
+        moody.status().refused.is_some_and(|r| r.reason.contains("panicked"))
+    });
     assert_eq!(moody.get().0, "v1");
     shelf.activate("moody", "v2");
     wait_until("the next one is taken", || moody.get().0 == "v2");

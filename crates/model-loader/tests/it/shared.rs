@@ -6,8 +6,8 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use model_loader::{
-    Contract, LoadError, LoadOptions, Loaded, Model, ResolveOptions, ResolvedModel, SentenceEmbedder, TextClassifier,
-    shared,
+    Contract, LoadError, LoadOptions, Loaded, Model, ResolveOptions, ResolvedModel, SentenceEmbedder,
+    TextClassifier, shared,
 };
 use model_store::exit;
 
@@ -99,7 +99,10 @@ fn what_differs_is_another_instance() {
     shelf.publish("other", "v1", embedder(1.0).path());
     let options = shelf.options();
     let first = embedder_of(&options);
-    assert!(Arc::ptr_eq(&first, &embedder_of(&ResolveOptions { version: Some("v1".into()), ..options.clone() })));
+    assert!(Arc::ptr_eq(
+        &first,
+        &embedder_of(&ResolveOptions { version: Some("v1".into()), ..options.clone() })
+    ));
     let other = shared::<SentenceEmbedder>("other", &options, &LoadOptions::default()).unwrap();
     assert!(!Arc::ptr_eq(&first, &other), "another agent's version");
     let load = LoadOptions { cpu_fallback: true, ..LoadOptions::default() };

@@ -111,7 +111,10 @@ pub(crate) fn classifier(labels: Option<&[&str]>) -> TempDir {
     if let Some(labels) = labels {
         let named: serde_json::Map<_, _> =
             labels.iter().enumerate().map(|(i, label)| (i.to_string(), (*label).into())).collect();
-        edit_json(&folder.path().join("config.json"), &serde_json::json!({ "id2label": named, "label2id": null }));
+        edit_json(
+            &folder.path().join("config.json"),
+            &serde_json::json!({ "id2label": named, "label2id": null }),
+        );
     }
     folder
 }

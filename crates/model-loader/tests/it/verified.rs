@@ -62,7 +62,12 @@ fn what_changed_since_is_verified_again() {
         let path = shelf.publish("analyst", "v1", classifier(None).path());
         load(&shelf, Verify::Once).unwrap();
         change(&path);
-        check_error(row, &load(&shelf, Verify::Once).unwrap_err(), exit::CORRUPT, &[&["analyst/v1"], parts].concat());
+        check_error(
+            row,
+            &load(&shelf, Verify::Once).unwrap_err(),
+            exit::CORRUPT,
+            &[&["analyst/v1"], parts].concat(),
+        );
     };
     let replace = |path: &Path, bytes: &[u8]| {
         fs::remove_file(path).unwrap();
@@ -78,7 +83,11 @@ fn what_changed_since_is_verified_again() {
         fs::File::open(&path).unwrap().set_modified(SystemTime::now()).unwrap();
     };
     check("written since", &written, &["tokenizer.json has other bytes"]);
-    check("gone", &|path| fs::remove_file(path.join("tokenizer.json")).unwrap(), &["tokenizer.json is missing"]);
+    check(
+        "gone",
+        &|path| fs::remove_file(path.join("tokenizer.json")).unwrap(),
+        &["tokenizer.json is missing"],
+    );
 }
 
 /// A file that was put into a version later is read like any other, so it is damage, too.
@@ -146,7 +155,11 @@ fn a_link_that_leads_out_of_its_version_is_refused() {
     for entry in fs::read_dir(outside.path()).unwrap() {
         let from = entry.unwrap().path();
         fs::copy(&from, below.join(from.file_name().unwrap())).unwrap();
-        symlink(Path::new("../../blobs").join(from.file_name().unwrap()), snapshot.join(from.file_name().unwrap())).unwrap();
+        symlink(
+            Path::new("../../blobs").join(from.file_name().unwrap()),
+            snapshot.join(from.file_name().unwrap()),
+        )
+        .unwrap();
     }
     let refs = hub.path().join("models--org--name/refs");
     fs::create_dir_all(&refs).unwrap();
@@ -162,5 +175,10 @@ fn a_link_that_leads_out_of_its_version_is_refused() {
     assert!(matches!(run(&cached, "nobody").unwrap().source(), Source::HubCache { .. }));
     fs::remove_file(snapshot.join("config.json")).unwrap();
     symlink(outside.path().join("config.json"), snapshot.join("config.json")).unwrap();
-    check_error("out of the cache", &run(&cached, "nobody").unwrap_err(), exit::CORRUPT, &["config.json", "leads to"]);
+    check_error(
+        "out of the cache",
+        &run(&cached, "nobody").unwrap_err(),
+        exit::CORRUPT,
+        &["config.json", "leads to"],
+    );
 }
