@@ -1,8 +1,11 @@
 //! An agent's way to its models: find the folder, tokenize, embed, classify.
 //!
 //! The model store comes first: an agent's `current` version, opened once and leased while it is in use. What the store
-//! does not serve may come from a folder or from the local Hub cache, with a warning, unless `STRICT_MODEL_STORE` forbids
-//! it. There is no network code here, and a pickle is never read.
+//! does not serve may come from a folder, the agent map or the local Hub cache, with a warning, unless `STRICT_MODEL_STORE`
+//! forbids it. Before its first use a version is compared with what was published. There is no network code here, and a
+//! pickle is never read.
+//!
+//! [`shared()`] gives one instance to everyone in the process; [`Reloading`] follows `current` while requests run.
 //!
 //! Models run in float32 on the CPU: BERT, `RoBERTa` and `XLM-RoBERTa`. [`SentenceEmbedder`] gives the vectors that
 //! sentence-transformers gives (cosine ≥ 0.99999), [`TextClassifier`] the labels that transformers gives, and

@@ -92,6 +92,8 @@ pub struct ReloadStatus {
 /// # Ok::<(), model_loader::LoadError>(())
 /// ```
 ///
+/// While a new version is being loaded both are in memory. Loading takes one core; the others are left to requests.
+///
 /// Dropping it ends the looking after; models that were handed out stay what they are.
 pub struct Reloading<M> {
     inner: Arc<Inner<M>>,
@@ -172,10 +174,17 @@ impl<M: Model> Reloading<M> {
             watch: None,
             replaced: Vec::new(),
         };
-        std::thread::Builder::new()
-            .name("model-reload".to_owned())
-            .spawn(move || keeper.run())
-            .map_err(|source| LoadError::Thread { agent: agent.to_owned(), source })?;
+        // A pool of one thread, so that what a load would spread over rayon's threads happens here: the others are for
+        // requests, and the allocator gets all large blocks back in one place, where the next load finds them.
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .thread_name(|_| "model-reload".to_owned())
+            .build()
+            .map_err(|error| LoadError::Thread {
+                agent: agent.to_owned(),
+                source: std::io::Error::other(error),
+            })?;
+        pool.spawn(move || keeper.run());
         Ok(Self { inner })
     }
 

@@ -270,12 +270,10 @@ fn fifty_reloads_do_not_grow_the_process() {
     drop(stdin);
     assert!(child.wait().unwrap().success());
     eprintln!("resident KiB over {RELOADS} reloads of a model of {model_kib} KiB: {resident:?}");
-    let (early, late) = (&resident[5..10], &resident[RELOADS - 5..]);
-    let (early, late) = (early.iter().max().unwrap(), late.iter().min().unwrap());
-    assert!(
-        *late <= early + model_kib,
-        "it grew from {early} to {late} KiB, by more than a model of {model_kib} KiB"
-    );
+    // The allocator may keep the blocks of one model for the next.
+    let (first, last) = (resident[0], resident[RELOADS - 5..].iter().max().unwrap());
+    let allowed = first + model_kib + model_kib / 2;
+    assert!(*last <= allowed, "it grew from {first} to {last} KiB, by more than a model of {model_kib} KiB");
 }
 
 /// What of a process is in memory.
