@@ -5,30 +5,41 @@ mod common;
 
 use std::process::ExitCode;
 
+use common::Failure;
 use model_loader::{Loaded, Prediction, TextClassifier};
+use model_store::exit;
 use serde_json::{Map, Value, json};
 
 const USAGE: &str = "\
 Reads texts, one a line, and says what label each has: label, score, text.
 
-Usage: analyst --agent AGENT [--version VERSION] [--store DIR] [--model DIR] [--json] [--verbose]
+Usage: analyst --agent AGENT [--only LABEL] [--version VERSION] [--store DIR] [--model DIR] [--json] [--verbose]
 
+  --only LABEL       pass over texts with other labels
 {COMMON}
 With --json a line has: label, score, the scores of all labels, text, and the version that answered.
 
 Examples:
   echo 'Profits rose sharply.' | analyst --agent analyst
-  tail -f headlines.txt | analyst --agent analyst --json | jq -r 'select(.label == \"negative\").text'
+  tail -f headlines.txt | analyst --agent analyst --only negative
+  analyst --agent analyst --json < headlines.txt | jq -r '[.by, .label, .score] | @tsv'
 ";
 
 fn main() -> ExitCode {
-    common::main(USAGE, &[], |arguments| {
+    common::main(USAGE, &["--only"], |arguments| {
         let analyst = arguments.model::<TextClassifier>()?;
+        let only = arguments.own("--only");
+        // A version with other labels does not take this one's place, so this holds from now on.
+        if let Some(label) = only.filter(|only| analyst.get().labels().iter().all(|label| label != only)) {
+            let there = analyst.get().labels().join(", ");
+            return Err(Failure::Other(format!("no label `{label}`; there are: {there}"), exit::USAGE));
+        }
         common::answer_lines(|texts| {
             // One model for the whole batch, whatever `current` does meanwhile.
             let model = analyst.get();
             let predictions = model.classify(texts)?;
-            let answers = predictions.iter().zip(texts);
+            let wanted = |prediction: &Prediction| only.is_none_or(|label| prediction.label == label);
+            let answers = predictions.iter().zip(texts).filter(|(prediction, _)| wanted(prediction));
             Ok(answers.map(|(prediction, text)| line(&model, prediction, text, arguments.json)).collect())
         })
     })

@@ -4,12 +4,12 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use common::Failure;
 use model_loader::{LoadError, Loaded, SentenceEmbedder};
+use model_store::exit;
 use serde_json::{Value, json};
 
 const USAGE: &str = "\
@@ -55,9 +55,11 @@ fn main() -> ExitCode {
             let vectors = model.embed(texts)?;
             let by = model.resolved().short_name();
             let Some(documents) = &documents else {
-                let line = |(vector, text): (Vec<f32>, &String)| match arguments.json {
-                    true => json!({ "text": text, "vector": vector, "by": by }).to_string(),
-                    false => Value::from(vector).to_string(),
+                let line = |(vector, text): (Vec<f32>, &String)| {
+                    let plain = !arguments.json;
+                    let vector = Value::from(vector);
+                    if plain { vector } else { json!({ "text": text, "vector": vector, "by": by }) }
+                        .to_string()
                 };
                 return Ok(vectors.into_iter().zip(texts).map(line).collect());
             };
@@ -105,7 +107,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 }
 
 fn documents(path: &str) -> Result<Vec<Document>, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| Failure::File(PathBuf::from(path), error))?;
+    let text = fs::read_to_string(path)
+        .map_err(|error| Failure::Other(format!("cannot read {path}: {error}"), exit::NOT_FOUND))?;
     let lines = (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty());
     Ok(lines.map(|(line, text)| Document { line, text: text.to_owned() }).collect())
 }

@@ -43,7 +43,8 @@ pub enum Failure {
     Usage(String),
     Load(LoadError),
     Io(io::Error),
-    File(PathBuf, io::Error),
+    /// What is wrong, and the exit code.
+    Other(String, u8),
 }
 
 impl From<LoadError> for Failure {
@@ -72,9 +73,7 @@ pub fn main(usage: &str, own: &[&str], run: impl FnOnce(Arguments) -> Result<(),
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => (format!("{message}; --help explains"), exit::USAGE),
         Err(Failure::Io(error)) => (error.to_string(), exit::FAILURE),
-        Err(Failure::File(path, error)) => {
-            (format!("cannot read {}: {error}", path.display()), exit::NOT_FOUND)
-        }
+        Err(Failure::Other(message, code)) => (message, code),
         Err(Failure::Load(error)) => (with_causes(&error), error.exit_code()),
     };
     say(format_args!("error: {message}"));

@@ -127,6 +127,11 @@ fn analyst_gives_the_obvious_labels() {
     let plain = desk.run("analyst", &["--agent", "analyst"], texts);
     let plain = String::from_utf8(plain.stdout).unwrap();
     assert!(plain.starts_with("positive  0.") && plain.contains("\nneutral   0."), "{plain}");
+    let neutral = desk.run("analyst", &["--agent", "analyst", "--only", "neutral"], texts);
+    assert_eq!(String::from_utf8(neutral.stdout).unwrap(), plain[plain.find("neutral").unwrap()..]);
+    let unknown = desk.run("analyst", &["--agent", "analyst", "--only", "happy"], texts);
+    assert_eq!(unknown.status.code(), Some(i32::from(exit::USAGE)));
+    assert!(stderr(&unknown).contains("negative, neutral, positive"), "{}", stderr(&unknown));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::{copy_of, edit_json};
 
 /// Longer than anything here takes on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) struct Shelf {
     dir: TempDir,
