@@ -10,8 +10,9 @@ use model_loader::{
     TextClassifier, shared,
 };
 use model_store::exit;
+use rayon::prelude::*;
 
-use crate::shelf::{Shelf, classifier, embedder};
+use crate::shelf::{Shelf, classifier, embedder, wait_until};
 use crate::support::{check_error, copy_of};
 
 /// A classifier that counts how often it is loaded, and takes its time.
@@ -76,20 +77,40 @@ fn ten_callers_load_once() {
     get().unwrap();
 }
 
+/// A model whose loading needs rayon's threads, after all of them had the time to come and wait for it.
+struct Spread;
+
+static SPREADING: AtomicUsize = AtomicUsize::new(0);
+
+impl Model for Spread {
+    type Options = ();
+
+    fn load_from(_: &ResolvedModel, (): &()) -> Result<Self, LoadError> {
+        SPREADING.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!((0..1000).into_par_iter().sum::<u32>(), 499_500);
+        Ok(Self)
+    }
+
+    fn self_test(&self) -> Result<Contract, LoadError> {
+        Ok(Contract::new())
+    }
+}
+
 /// Callers on rayon's threads waited for a load that needed those very threads.
 #[test]
 fn callers_on_the_threads_of_rayon_do_not_wait_for_each_other() {
-    use rayon::prelude::*;
-
     let shelf = Shelf::new();
-    shelf.publish("memory", "v1", embedder(1.0).path());
+    shelf.publish("spread", "v1", classifier(None).path());
     let options = shelf.options();
     let (sender, receiver) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let models: Vec<_> = (0..64).into_par_iter().map(|_| embedder_of(&options)).collect();
-        sender.send(models.iter().all(|model| Arc::ptr_eq(model, &models[0])))
-    });
-    assert!(receiver.recv_timeout(crate::shelf::PATIENCE).expect("no deadlock"));
+    let get = move || shared::<Spread>("spread", &options, &()).unwrap();
+    let first = std::thread::spawn(get.clone());
+    wait_until("it is being loaded", || SPREADING.load(Ordering::SeqCst) == 1);
+    std::thread::spawn(move || sender.send(rayon::broadcast(|_| get())));
+    let others = receiver.recv_timeout(crate::shelf::PATIENCE).expect("no deadlock");
+    let first = first.join().unwrap();
+    assert!(others.iter().all(|other| Arc::ptr_eq(other, &first)));
 }
 
 #[test]
