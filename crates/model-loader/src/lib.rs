@@ -32,7 +32,6 @@ pub mod hub_cache;
 mod lm;
 mod metadata;
 mod model;
-mod ops;
 mod pooling;
 mod ragged;
 mod reference;
