@@ -1,13 +1,17 @@
 """Writes `encoders/`: a tiny random classifier of each family of encoders, and what transformers gives for it.
 
-Usage: make_encoders.py [FAMILY...]
+Usage: make_encoders.py [--keep] [FAMILY...]
+
+With --keep the models stay as they are and only what transformers gives for them is written again.
 """
 
+import json
 import sys
 
 import torch
 from fixtures import (
     BERT_NAMES,
+    DATA,
     MAX_TOKENS,
     ROBERTA_NAMES,
     SEED,
@@ -23,6 +27,7 @@ from fixtures import (
     write_json,
 )
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
 from transformers import (
     AlbertConfig,
@@ -145,7 +150,7 @@ FAMILIES = {
 
 
 def make(name: str) -> None:
-    config_class, shape, make_tokenizer, names, takes_types = FAMILIES[name]
+    config_class, shape, make_tokenizer, names, _ = FAMILIES[name]
     torch.manual_seed(SEED)
     folder, tokenizer = fresh(f"encoders/{name}"), make_tokenizer()
     config = config_class(
@@ -157,14 +162,21 @@ def make(name: str) -> None:
     randomized(AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)).save_pretrained(folder)
     if name == "modernbert-mean":
         path = folder / "config.json"
-        saved = {key: value for key, value in read(path).items() if key not in ("layer_types", "rope_parameters")}
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = {key: value for key, value in saved.items() if key not in ("layer_types", "rope_parameters")}
         write_json(path, {**saved, **OLD_MODERNBERT})
     tokenizer_files(folder, tokenizer, names)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    encode = wrapped(tokenizer, names)
 
-    def tokens(*text):
-        return encode(*text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+
+def make_outputs(name: str) -> None:
+    _, _, _, names, takes_types = FAMILIES[name]
+    folder = DATA / f"encoders/{name}"
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    encode = wrapped(Tokenizer.from_file(str(folder / "tokenizer.json")), names)
+
+    def tokens(text):
+        # In a list: of a pair alone, an empty second text would be taken for none.
+        return encode([text], truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
 
     def run(inputs):
         # One at a time and without padding, whose values mean nothing.
@@ -173,7 +185,7 @@ def make(name: str) -> None:
             hidden = model.base_model(**kept).last_hidden_state[0]
             return hidden.contiguous(), model(**kept).logits[0]
 
-    texts, pairs = [tokens(text) for text in TEXTS], [tokens(*pair) for pair in PAIRS]
+    texts, pairs = [tokens(text) for text in TEXTS], [tokens(tuple(pair)) for pair in PAIRS]
     outputs = {"logits": torch.stack([run(inputs)[1] for inputs in texts]).contiguous()}
     outputs["pair_logits"] = torch.stack([run(inputs)[1] for inputs in pairs]).contiguous()
     outputs |= {f"hidden.{index}": run(inputs)[0] for index, inputs in enumerate(texts)}
@@ -192,15 +204,12 @@ def make(name: str) -> None:
     report(folder)
 
 
-def read(path):
-    import json
-
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def main() -> None:
-    for name in sys.argv[1:] or FAMILIES:
-        make(name)
+    arguments = sys.argv[1:]
+    for name in [name for name in arguments if name != "--keep"] or FAMILIES:
+        if "--keep" not in arguments:
+            make(name)
+        make_outputs(name)
 
 
 if __name__ == "__main__":
