@@ -150,6 +150,29 @@ fn weight<S: Simd>(simd: S, x: S::f32s, max: S::f32s, scale: S::f32s) -> S::f32s
     simd.select_f32s(nothing, simd.splat_f32s(0.0), power)
 }
 
+/// The product of two vectors.
+///
+/// # Panics
+/// If they are not of one length.
+#[must_use]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    struct Op<'a>(&'a [f32], &'a [f32]);
+    impl WithSimd for Op<'_> {
+        type Output = f32;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> f32 {
+            let ((a, a_tail), (b, b_tail)) = (S::as_simd_f32s(self.0), S::as_simd_f32s(self.1));
+            let mut sum = simd.splat_f32s(0.0);
+            for (a, b) in a.iter().zip(b) {
+                sum = simd.mul_add_e_f32s(*a, *b, sum);
+            }
+            simd.reduce_sum_f32s(sum) + a_tail.iter().zip(b_tail).map(|(a, b)| a * b).sum::<f32>()
+        }
+    }
+    assert_eq!(a.len(), b.len(), "vectors of one length");
+    Arch::new().dispatch(Op(a, b))
+}
+
 /// The gated half of a feed-forward block: each row of `x` is `[a, b]`, and becomes `activation(a) · b` in `out`,
 /// `[rows, width]`.
 ///
@@ -219,6 +242,15 @@ mod tests {
         let mut nothing = [f32::NEG_INFINITY; 11];
         softmax(&mut nothing, 1.0);
         equal(&nothing, &[0.0; 11]);
+    }
+
+    #[test]
+    fn a_dot_product_counts_every_element() {
+        for length in 0..40_u16 {
+            let values: Vec<f32> = (0..length).map(f32::from).collect();
+            let expected: f32 = values.iter().map(|x| x * x).sum();
+            equal(&[dot(&values, &values)], &[expected]);
+        }
     }
 
     #[test]

@@ -102,6 +102,22 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
+    /// For what computes on the CPU only: an error if a GPU was asked for, unless the CPU may take its place.
+    pub(crate) fn require_cpu(&self) -> Result<(), LoadError> {
+        match self.device {
+            Device::Cpu => Ok(()),
+            Device::Cuda(_) if self.cpu_fallback => {
+                tracing::warn!(device = %self.device, backend = %self.backend, "computing on the CPU");
+                Ok(())
+            }
+            Device::Cuda(_) => {
+                let reason =
+                    format!("for this model it computes on the CPU, and {} was asked for", self.device);
+                Err(LoadError::Backend { backend: self.backend, reason })
+            }
+        }
+    }
+
     /// candle's device: the one asked for, or the CPU where that is allowed.
     pub(crate) fn candle_device(&self) -> Result<candle_core::Device, LoadError> {
         let Device::Cuda(index) = self.device else { return Ok(candle_core::Device::Cpu) };

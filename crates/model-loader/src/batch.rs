@@ -128,6 +128,16 @@ impl TokenBatch {
         &self.type_ids
     }
 
+    /// The rows without their padding.
+    pub(crate) fn texts(&self) -> Vec<Tokens> {
+        let row = |row: usize| {
+            let kept = (row * self.seq..(row + 1) * self.seq).filter(|index| self.mask[*index] == 1);
+            let (ids, type_ids) = kept.map(|index| (self.ids[index], self.type_ids[index])).unzip();
+            Tokens { ids, type_ids }
+        };
+        (0..self.rows).map(row).collect()
+    }
+
     /// The ids as ONNX graphs take them.
     #[must_use]
     pub fn ids_i64(&self) -> Vec<i64> {

@@ -242,6 +242,17 @@ pub enum LoadError {
     /// A batch of tokens does not fit the model.
     #[error("the tokens do not fit the model: {0}")]
     Tokens(String),
+    /// A call asked for something that the model cannot give.
+    #[error("{0}")]
+    Asked(String),
+    /// The backend asked for is not there, or does not fit the model.
+    #[error("the backend `{backend}` cannot be used: {reason}")]
+    Backend {
+        /// The backend.
+        backend: crate::Backend,
+        /// Why, and what to do about it.
+        reason: String,
+    },
     /// The model gave NaN or infinity for an input.
     #[error("the model gave NaN or infinity for row {row} of its input: its weights overflow in float32")]
     NotFinite {
@@ -275,7 +286,7 @@ impl LoadError {
         match self {
             Self::Store(error) => error.exit_code(),
             Self::NotFound { .. } | Self::Missing { .. } => exit::NOT_FOUND,
-            Self::Name { .. } | Self::Option { .. } => exit::USAGE,
+            Self::Name { .. } | Self::Option { .. } | Self::Asked(_) => exit::USAGE,
             Self::NotRegular { .. }
             | Self::TooLarge { .. }
             | Self::Json { .. }
@@ -287,7 +298,7 @@ impl LoadError {
             | Self::SelfTest { .. }
             | Self::Weights { .. }
             | Self::Tensor { .. } => exit::CORRUPT,
-Self::NoDevice { .. } | Self::Thread { .. } => exit::ENVIRONMENT,
+            Self::NoDevice { .. } | Self::Backend { .. } | Self::Thread { .. } => exit::ENVIRONMENT,
             Self::DryRun { .. }
             | Self::ContractChanged { .. }
             | Self::Strict { .. }
@@ -308,6 +319,12 @@ Self::NoDevice { .. } | Self::Thread { .. } => exit::ENVIRONMENT,
 
     pub(crate) fn config(path: &Path, reason: impl Into<String>) -> Self {
         Self::Config { path: path.to_owned(), reason: reason.into() }
+    }
+
+    #[cfg(not(feature = "onnxruntime"))]
+    pub(crate) fn no_onnxruntime() -> Self {
+        let reason = "this program was built without the feature `onnxruntime`".to_owned();
+        Self::Backend { backend: crate::Backend::OnnxRuntime, reason }
     }
 
     pub(crate) fn compute(what: &'static str) -> impl FnOnce(candle_core::Error) -> Self {

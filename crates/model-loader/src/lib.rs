@@ -32,6 +32,8 @@ pub mod hub_cache;
 mod lm;
 mod metadata;
 mod model;
+#[cfg(feature = "onnxruntime")]
+pub mod onnx;
 mod pooling;
 mod ragged;
 mod reference;
@@ -63,7 +65,10 @@ pub use resolve::{
     Loading, Looked, Outcome, Resolution, ResolveOptions, ResolvedAdapter, ResolvedModel, Source, Strictness,
     dry_run, load, load_resolved, resolve,
 };
-pub use sentence::{SentenceEmbedder, SentenceModules};
+pub use sentence::{
+    Chunk, Chunking, EmbedIter, EmbedOptions, LongEmbedding, Quantization, Quantized, Ranges, SentenceEmbedder,
+    SentenceModules, Similarity, quantize,
+};
 pub use shared::shared;
-pub use tokenizer::{SENTENCE_CONFIG_NAMES, Tokenizer};
+pub use tokenizer::{SENTENCE_CONFIG_NAMES, TokenSpan, Tokenizer};
 pub use verified::Verify;

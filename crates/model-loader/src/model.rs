@@ -6,7 +6,7 @@ use std::ops::Deref;
 use serde::Serialize;
 
 use crate::resolve::{self, ResolveOptions, ResolvedModel};
-use crate::{LoadError, LoadOptions, SentenceEmbedder, TextClassifier};
+use crate::{CausalLm, GenerateOptions, LmOptions, LoadError, LoadOptions, Prompt, SentenceEmbedder, TextClassifier};
 
 /// What a self-test runs on.
 pub(crate) const SELF_TEST_TEXT: &str = "Ships in the Suez Canal wait for the wind to fall.";
@@ -141,8 +141,8 @@ impl<M> AsRef<M> for Loaded<M> {
 impl Model for SentenceEmbedder {
     type Options = LoadOptions;
 
-    fn load_from(found: &ResolvedModel, _options: &LoadOptions) -> Result<Self, LoadError> {
-        Self::from_dir(found.path())
+    fn load_from(found: &ResolvedModel, options: &LoadOptions) -> Result<Self, LoadError> {
+        Self::from_dir_with(found.path(), options)
     }
 
     fn self_test(&self) -> Result<Contract, LoadError> {
@@ -151,7 +151,8 @@ impl Model for SentenceEmbedder {
         if dimension != self.dimension() {
             let reason =
                 format!("a vector has {dimension} components where {} were promised", self.dimension());
-            return Err(failed(&self.config().path, reason));
+            let config = self.config().map_or(self.tokenizer().path(), |config| &config.path);
+            return Err(failed(config, reason));
         }
         Ok(Contract::new().with("dimension", dimension))
     }
@@ -160,8 +161,8 @@ impl Model for SentenceEmbedder {
 impl Model for TextClassifier {
     type Options = LoadOptions;
 
-    fn load_from(found: &ResolvedModel, _options: &LoadOptions) -> Result<Self, LoadError> {
-        Self::from_dir(found.path())
+    fn load_from(found: &ResolvedModel, options: &LoadOptions) -> Result<Self, LoadError> {
+        Self::from_dir_with(found.path(), options)
     }
 
     fn self_test(&self) -> Result<Contract, LoadError> {
@@ -172,6 +173,26 @@ impl Model for TextClassifier {
             return Err(failed(&self.config().path, reason));
         }
         Ok(Contract::new().with("labels", format_args!("{:?}", self.labels())))
+    }
+}
+
+impl Model for CausalLm {
+    type Options = LmOptions;
+
+    const MERGES_ADAPTERS: bool = true;
+
+    /// With the adapter that the agent map names, unless the options name one.
+    fn load_from(found: &ResolvedModel, options: &LmOptions) -> Result<Self, LoadError> {
+        let named = found.adapter().map(|adapter| adapter.path().to_owned());
+        let options = LmOptions { adapter: options.adapter.clone().or(named), ..options.clone() };
+        Self::from_dir(found.path(), &options)
+    }
+
+    /// Any model may take another's place: a prompt is text, and so is what follows it.
+    fn self_test(&self) -> Result<Contract, LoadError> {
+        let options = GenerateOptions { max_new_tokens: 1, ..GenerateOptions::default() };
+        self.generate(Prompt::from(SELF_TEST_TEXT), &options)?;
+        Ok(Contract::new())
     }
 }
 

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use crate::weights::Weights;
-use crate::{Encoder, LoadError, ModelConfig, SentenceEmbedder, TextClassifier, TokenBatch, Tokenizer};
+use crate::{
+    Backend, Encoder, LoadError, LoadOptions, ModelConfig, SentenceEmbedder, TextClassifier, TokenBatch,
+    Tokenizer,
+};
 
 /// What a model gives for a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,12 +94,16 @@ impl Reference {
     /// Loads the folder with this head.
     pub fn from_dir(dir: impl AsRef<Path>, head: Head) -> Result<Self, LoadError> {
         let dir = dir.as_ref();
+        // A graph is what is held against this.
+        let own = LoadOptions { backend: Backend::Cpu, ..LoadOptions::default() };
         let model = match head {
             Head::HiddenStates => {
-                Model::Hidden(Box::new(crate::sentence::load_both(dir, &ModelConfig::from_dir(dir)?)?))
+                Model::Hidden(Box::new(crate::sentence::load_both(dir, &ModelConfig::from_dir(dir)?, &own)?))
             }
-            Head::SentenceEmbedding => Model::Sentence(Box::new(SentenceEmbedder::from_dir(dir)?)),
-            Head::SequenceClassification => Model::Classifier(Box::new(TextClassifier::from_dir(dir)?)),
+            Head::SentenceEmbedding => Model::Sentence(Box::new(SentenceEmbedder::from_dir_with(dir, &own)?)),
+            Head::SequenceClassification => {
+                Model::Classifier(Box::new(TextClassifier::from_dir_with(dir, &own)?))
+            }
         };
         Ok(Self { model })
     }
@@ -141,13 +148,13 @@ impl Reference {
         }
     }
 
-    /// The model's configuration.
+    /// The encoder's configuration; a table of token vectors has none.
     #[must_use]
-    pub fn config(&self) -> &ModelConfig {
+    pub fn config(&self) -> Option<&ModelConfig> {
         match &self.model {
-            Model::Hidden(pair) => pair.1.config(),
+            Model::Hidden(pair) => Some(pair.1.config()),
             Model::Sentence(embedder) => embedder.config(),
-            Model::Classifier(classifier) => classifier.config(),
+            Model::Classifier(classifier) => Some(classifier.config()),
         }
     }
 }

@@ -1,15 +1,32 @@
 //! Sentence embeddings as sentence-transformers computes them.
 
-use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf};
+mod long;
+mod modules;
+mod quantize;
+mod settings;
+mod similarity;
+mod static_embedding;
+mod steps;
+mod stream;
 
-use serde::Deserialize;
+use std::path::Path;
 
-use crate::files::read_json;
+use rayon::prelude::*;
+
+pub use long::{Chunking, LongEmbedding, Chunk};
+pub use quantize::{Quantization, Quantized, Ranges, quantize};
+pub use settings::EmbedOptions;
+pub use similarity::Similarity;
+pub use stream::EmbedIter;
+
 use crate::pooling::normalize;
 use crate::resolve::{ResolveOptions, ResolvedModel};
 use crate::weights::{Weights, all_finite};
-use crate::{Encoder, LoadError, ModelConfig, Pooling, TokenBatch, Tokenizer};
+use crate::{Backend, Encoder, LoadError, LoadOptions, ModelConfig, Pooling, TokenBatch, Tokenizer, Tokens};
+use modules::{Input, Modules};
+use settings::{Settings, Task};
+use static_embedding::StaticEmbedding;
+use steps::{Kind, Step};
 
 /// Texts to vectors.
 ///
@@ -21,52 +38,77 @@ use crate::{Encoder, LoadError, ModelConfig, Pooling, TokenBatch, Tokenizer};
 /// ```
 #[derive(Debug)]
 pub struct SentenceEmbedder {
-    encoder: Encoder,
+    network: Network,
+    config: Option<ModelConfig>,
     tokenizer: Tokenizer,
     pooling: Pooling,
-    normalize: bool,
-    prompts: Prompts,
+    steps: Vec<Step>,
+    settings: Settings,
+    /// Length of a vector after all steps.
+    width: usize,
     resolved: Option<ResolvedModel>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-struct Prompts {
-    #[serde(default)]
-    prompts: HashMap<String, Option<String>>,
-    default_prompt_name: Option<String>,
-}
-
-/// What `modules.json` says, for the modules this crate runs.
-struct Modules {
-    transformer: PathBuf,
-    pooling: Option<PathBuf>,
-    normalize: bool,
-}
-
-#[derive(Deserialize)]
-struct Module {
-    path: String,
-    #[serde(rename = "type")]
-    class: String,
+/// What a text's tokens go through first.
+#[derive(Debug)]
+enum Network {
+    Encoder(Encoder),
+    Static(StaticEmbedding),
+    #[cfg(feature = "onnxruntime")]
+    Graph(crate::onnx::Graph),
 }
 
 impl SentenceEmbedder {
     /// Loads a sentence-transformers folder, or a plain encoder's, which gets mean pooling.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self, LoadError> {
+        Self::from_dir_with(dir, &LoadOptions::default())
+    }
+
+    /// [`from_dir`](Self::from_dir) with a backend or a device asked for.
+    pub fn from_dir_with(dir: impl AsRef<Path>, options: &LoadOptions) -> Result<Self, LoadError> {
         let dir = dir.as_ref();
         let modules = Modules::read(dir)?;
-        let config = ModelConfig::from_dir(&modules.transformer)?;
-        let pooling = modules.pooling(&config)?;
-        let prompts_path = dir.join("config_sentence_transformers.json");
-        let prompts: Prompts = read_json(&prompts_path)?.unwrap_or_default();
-        if let Some(name) =
-            prompts.default_prompt_name.as_ref().filter(|name| !prompts.prompts.contains_key(*name))
-        {
-            let reason = format!("`default_prompt_name` is `{name}`, which is not among its `prompts`");
-            return Err(LoadError::config(&prompts_path, reason));
+        let settings = Settings::read(dir)?;
+        let (network, config, tokenizer) = match &modules.input {
+            Input::Static { folder } => {
+                let table = StaticEmbedding::load(folder)?;
+                (Network::Static(table), None, Tokenizer::without_special_tokens(folder)?)
+            }
+            Input::Transformer { folder, .. } => {
+                let config = ModelConfig::from_dir(folder)?;
+                let (network, tokenizer) = Network::load(dir, folder, &config, options)?;
+                (network, Some(config), tokenizer)
+            }
+        };
+        let (pooling, mut width) = match (&network, &config) {
+            (Network::Static(table), _) => (Pooling::default(), table.width()),
+            (_, Some(config)) => {
+                let pooling = modules.pooling(config)?;
+                let width = pooling.dimension(config.hidden);
+                (pooling, width)
+            }
+            (_, None) => (Pooling::default(), 0),
+        };
+        let mut steps = Vec::new();
+        for (kind, folder) in &modules.steps {
+            let step = Step::load(*kind, folder, width)?;
+            width = step.width(width);
+            steps.push(step);
         }
-        let (tokenizer, encoder) = load_both(&modules.transformer, &config)?;
-        Ok(Self { encoder, tokenizer, pooling, normalize: modules.normalize, prompts, resolved: None })
+        let model = Self { network, config, tokenizer, pooling, steps, settings, width, resolved: None };
+        #[cfg(feature = "onnxruntime")]
+        let model = model.checked()?;
+        tracing::debug!(path = %dir.display(), backend = %model.backend(), "sentence embedder loaded");
+        Ok(model)
+    }
+
+    /// A graph has to give vectors of the right length.
+    #[cfg(feature = "onnxruntime")]
+    fn checked(self) -> Result<Self, LoadError> {
+        if matches!(self.network, Network::Graph(_)) {
+            self.embed_with_prompt(&["A sentence."], "")?;
+        }
+        Ok(self)
     }
 
     /// Loads an agent's model from wherever [`resolve`](crate::resolve()) finds it: the model store first.
@@ -76,17 +118,28 @@ impl SentenceEmbedder {
 
     /// [`for_agent`](Self::for_agent) with a version, another store or other places asked for.
     pub fn load(agent: &str, options: &ResolveOptions) -> Result<Self, LoadError> {
-        let (model, resolved) = crate::resolve::load(agent, options, |dir| Self::from_dir(dir))?;
+        Self::load_with(agent, options, &LoadOptions::default())
+    }
+
+    /// [`load`](Self::load) with a backend or a device asked for.
+    pub fn load_with(agent: &str, options: &ResolveOptions, how: &LoadOptions) -> Result<Self, LoadError> {
+        let (model, resolved) = crate::resolve::load(agent, options, |dir| Self::from_dir_with(dir, how))?;
         Ok(Self { resolved: Some(resolved), ..model })
     }
 
     /// The vectors of the texts, in their order, each of [`dimension`](Self::dimension) components; with the model's
     /// default prompt, if it has one.
     pub fn embed<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Vec<f32>>, LoadError> {
-        match self.prompts.default_prompt_name.as_deref() {
-            Some(name) => self.embed_with_prompt(texts, self.prompt(name).unwrap_or_default()),
-            None => self.embed_with_prompt(texts, ""),
-        }
+        self.embed_with(texts, &EmbedOptions::default())
+    }
+
+    /// The vectors of the texts, with a prompt, fewer components or unit length asked for.
+    pub fn embed_with<S: AsRef<str> + Sync>(
+        &self,
+        texts: &[S],
+        options: &EmbedOptions,
+    ) -> Result<Vec<Vec<f32>>, LoadError> {
+        self.embed_for(Task::Any, texts, options)
     }
 
     /// The vectors of the texts with a prompt put before each of them.
@@ -95,6 +148,59 @@ impl SentenceEmbedder {
         texts: &[S],
         prompt: &str,
     ) -> Result<Vec<Vec<f32>>, LoadError> {
+        self.embed_with(texts, &EmbedOptions { prompt: Some(prompt.to_owned()), ..EmbedOptions::default() })
+    }
+
+    /// The vectors of what is searched for: with the model's prompt `query`, or none, unless one is asked for.
+    pub fn embed_queries<S: AsRef<str> + Sync>(
+        &self,
+        texts: &[S],
+        options: &EmbedOptions,
+    ) -> Result<Vec<Vec<f32>>, LoadError> {
+        self.embed_for(Task::Query, texts, options)
+    }
+
+    /// The vectors of what is searched in: with the model's prompt `document`, or none, unless one is asked for.
+    ///
+    /// A model that has a prompt `passage` or `corpus` instead gets none either, as with sentence-transformers 5.7;
+    /// ask for it by name.
+    pub fn embed_documents<S: AsRef<str> + Sync>(
+        &self,
+        texts: &[S],
+        options: &EmbedOptions,
+    ) -> Result<Vec<Vec<f32>>, LoadError> {
+        self.embed_for(Task::Document, texts, options)
+    }
+
+    /// The vectors of a stream of texts, in order and in bounded memory: texts are taken a window at a time, some
+    /// thousand of them. After an error there is nothing more.
+    ///
+    /// ```no_run
+    /// # use std::io::BufRead as _;
+    /// use model_loader::{EmbedOptions, SentenceEmbedder};
+    ///
+    /// let embedder = SentenceEmbedder::from_dir("models/all-MiniLM-L6-v2")?;
+    /// let lines = std::io::stdin().lock().lines().map_while(Result::ok);
+    /// for vector in embedder.embed_iter(lines, &EmbedOptions::default()) {
+    ///     let vector = vector?;
+    /// }
+    /// # Ok::<(), model_loader::LoadError>(())
+    /// ```
+    pub fn embed_iter<S, I>(&self, texts: I, options: &EmbedOptions) -> EmbedIter<'_, I::IntoIter>
+    where
+        S: AsRef<str> + Sync,
+        I: IntoIterator<Item = S>,
+    {
+        EmbedIter::new(self, options.clone(), texts.into_iter())
+    }
+
+    fn embed_for<S: AsRef<str> + Sync>(
+        &self,
+        task: Task,
+        texts: &[S],
+        options: &EmbedOptions,
+    ) -> Result<Vec<Vec<f32>>, LoadError> {
+        let prompt = self.settings.resolve(options, task)?;
         let (tokens, prompt_tokens) = if prompt.is_empty() {
             (self.tokenizer.encode_batch(texts)?, 0)
         } else {
@@ -102,20 +208,82 @@ impl SentenceEmbedder {
                 texts.iter().map(|text| format!("{prompt}{}", text.as_ref())).collect();
             (self.tokenizer.encode_batch(&prompted)?, self.prompt_tokens(prompt)?)
         };
-        self.encoder.map_texts(&tokens, |row, vectors| self.finish(row, vectors, prompt_tokens))
+        let kept =
+            options.truncate_dim.or(self.settings.truncate_dim).map_or(self.width, std::num::NonZero::get);
+        self.map(&tokens, prompt_tokens, |row, mut vector| {
+            vector.truncate(kept);
+            if options.normalize {
+                normalize(&mut vector);
+            }
+            if all_finite(&vector) { Ok(vector) } else { Err(LoadError::NotFinite { row }) }
+        })
     }
 
-    /// The vectors of a batch of tokens, one a row.
-    pub fn embed_tokens(&self, batch: &TokenBatch) -> Result<Vec<Vec<f32>>, LoadError> {
-        self.encoder.map_batch(batch, |row, vectors| self.finish(row, vectors, 0))
-    }
-
-    fn finish(&self, row: usize, vectors: &[f32], prompt_tokens: usize) -> Result<Vec<f32>, LoadError> {
-        let mut vector = self.pooling.pool(vectors, self.encoder.config().hidden, prompt_tokens);
-        if self.normalize {
-            normalize(&mut vector);
+    /// Each text's vector after the model's modules, through `f`, which gets the text's index too.
+    fn map(
+        &self,
+        tokens: &[Tokens],
+        prompt_tokens: usize,
+        f: impl Fn(usize, Vec<f32>) -> Result<Vec<f32>, LoadError> + Sync,
+    ) -> Result<Vec<Vec<f32>>, LoadError> {
+        let pooled = |index: usize, vectors: &[f32], width: usize| {
+            f(index, self.finish(self.pooling.pool(vectors, width, prompt_tokens)))
+        };
+        match &self.network {
+            Network::Encoder(encoder) => {
+                let width = encoder.config().hidden;
+                encoder.map_texts(tokens, |index, vectors| pooled(index, vectors, width))
+            }
+            Network::Static(table) => {
+                let embed = |(index, text): (usize, &Tokens)| f(index, self.finish(table.embed(&text.ids)?));
+                tokens.par_iter().enumerate().map(embed).collect()
+            }
+            #[cfg(feature = "onnxruntime")]
+            Network::Graph(graph) if graph.gives_tokens() => {
+                let hidden = self.config.as_ref().map_or(0, |config| config.hidden);
+                graph.map_texts(tokens, |index, vectors, width| {
+                    check_width(graph, width, hidden)?;
+                    pooled(index, vectors, width)
+                })
+            }
+            #[cfg(feature = "onnxruntime")]
+            Network::Graph(graph) if prompt_tokens > 0 && !self.pooling.include_prompt => {
+                let reason = format!(
+                    "{} pools by itself, and this model's prompts are not to be pooled; take the backend `cpu`",
+                    graph.path().display()
+                );
+                Err(LoadError::Backend { backend: Backend::OnnxRuntime, reason })
+            }
+            // Such a graph has the modules in it.
+            #[cfg(feature = "onnxruntime")]
+            Network::Graph(graph) => graph.map_texts(tokens, |index, vector, width| {
+                check_width(graph, width, self.width)?;
+                f(index, vector.to_vec())
+            }),
         }
-        if all_finite(&vector) { Ok(vector) } else { Err(LoadError::NotFinite { row }) }
+    }
+
+    /// The vectors of a batch of tokens, one a row, after the model's modules.
+    pub fn embed_tokens(&self, batch: &TokenBatch) -> Result<Vec<Vec<f32>>, LoadError> {
+        let finite = |row, vector: Vec<f32>| {
+            if all_finite(&vector) { Ok(vector) } else { Err(LoadError::NotFinite { row }) }
+        };
+        match &self.network {
+            Network::Encoder(encoder) => {
+                let width = encoder.config().hidden;
+                encoder.map_batch(batch, |row, vectors| {
+                    finite(row, self.finish(self.pooling.pool(vectors, width, 0)))
+                })
+            }
+            _ => self.map(&batch.texts(), 0, finite),
+        }
+    }
+
+    fn finish(&self, mut vector: Vec<f32>) -> Vec<f32> {
+        for step in &self.steps {
+            step.apply(&mut vector);
+        }
+        vector
     }
 
     /// The prompt's own tokens, without the special token that ends a text.
@@ -125,16 +293,46 @@ impl SentenceEmbedder {
         Ok(ids.len() - usize::from(ids.last().is_some_and(|id| self.tokenizer.is_special(*id))))
     }
 
-    /// Length of a text's vector.
-    #[must_use]
-    pub fn dimension(&self) -> usize {
-        self.pooling.dimension(self.encoder.config().hidden)
+    /// Whether all vectors have length 1, as far as the steps say.
+    fn gives_unit_length(&self, options: &EmbedOptions) -> bool {
+        let truncated = options.truncate_dim.or(self.settings.truncate_dim);
+        let whole = truncated.is_none_or(|kept| kept.get() >= self.width);
+        options.normalize || (whole && matches!(self.steps.last(), Some(Step::Normalize)))
     }
 
-    /// The prompt of this name in `config_sentence_transformers.json`.
+    /// Length of a text's vector, unless a call asks for fewer components.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.settings.truncate_dim.map_or(self.width, |kept| kept.get().min(self.width))
+    }
+
+    /// What computes the vectors: what [`Backend::Auto`] became, or what was asked for.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        match &self.network {
+            Network::Encoder(encoder) => encoder.backend(),
+            Network::Static(_) => Backend::Cpu,
+            #[cfg(feature = "onnxruntime")]
+            Network::Graph(_) => Backend::OnnxRuntime,
+        }
+    }
+
+    /// How the model's vectors are to be compared; most say the cosine, or nothing, which means it.
+    #[must_use]
+    pub fn similarity(&self) -> Similarity {
+        self.settings.similarity
+    }
+
+    /// The prompt of this name in `config_sentence_transformers.json`. Every model has `query` and `document`, if only
+    /// empty ones.
     #[must_use]
     pub fn prompt(&self, name: &str) -> Option<&str> {
-        self.prompts.prompts.get(name)?.as_deref()
+        self.settings.prompt(name)
+    }
+
+    /// The names of the prompts in `config_sentence_transformers.json`.
+    pub fn prompt_names(&self) -> impl Iterator<Item = &str> {
+        self.settings.prompt_names()
     }
 
     /// The model's tokenizer.
@@ -143,16 +341,48 @@ impl SentenceEmbedder {
         &self.tokenizer
     }
 
-    /// The model's configuration.
+    /// The encoder's configuration; a table of token vectors has none.
     #[must_use]
-    pub fn config(&self) -> &ModelConfig {
-        self.encoder.config()
+    pub fn config(&self) -> Option<&ModelConfig> {
+        self.config.as_ref()
     }
 
     /// Where the model came from, when it was loaded for an agent.
     #[must_use]
     pub fn resolved(&self) -> Option<&ResolvedModel> {
         self.resolved.as_ref()
+    }
+}
+
+/// What a graph may give for a sentence, best first: what pools by itself cannot leave out a prompt.
+#[cfg(feature = "onnxruntime")]
+const GRAPH_OUTPUTS: [(&str, usize); 3] =
+    [("last_hidden_state", 3), ("token_embeddings", 3), ("sentence_embedding", 2)];
+
+impl Network {
+    /// What the backend asked for computes, and the tokenizer. `folder` is the encoder's within `dir`.
+    fn load(
+        dir: &Path,
+        folder: &Path,
+        config: &ModelConfig,
+        options: &LoadOptions,
+    ) -> Result<(Self, Tokenizer), LoadError> {
+        if options.backend != Backend::OnnxRuntime {
+            let (tokenizer, encoder) = load_both(folder, config, options)?;
+            return Ok((Self::Encoder(encoder), tokenizer));
+        }
+        #[cfg(feature = "onnxruntime")]
+        {
+            options.require_cpu()?;
+            let tokenizer = Tokenizer::from_dir(folder, config)?;
+            let graph = crate::onnx::Graph::find(&[dir, folder], &GRAPH_OUTPUTS, tokenizer.pad_id())?;
+            Ok((Self::Graph(graph), tokenizer))
+        }
+        #[cfg(not(feature = "onnxruntime"))]
+        {
+            let _ = dir;
+            Err(LoadError::no_onnxruntime())
+        }
     }
 }
 
@@ -166,74 +396,48 @@ pub struct SentenceModules {
 }
 
 impl SentenceModules {
-    /// Reads a sentence-transformers folder without its weights.
+    /// Reads a sentence-transformers folder without its weights. Modules with weights of their own are refused.
     pub fn read(dir: impl AsRef<Path>) -> Result<Self, LoadError> {
-        let modules = Modules::read(dir.as_ref())?;
-        let config = ModelConfig::from_dir(&modules.transformer)?;
-        Ok(Self { pooling: modules.pooling(&config)?, normalize: modules.normalize })
+        let dir = dir.as_ref();
+        let modules = Modules::read(dir)?;
+        let refused = |found: &str| LoadError::Unsupported {
+            path: dir.join("modules.json"),
+            what: "module",
+            found: found.to_owned(),
+            supported: "Transformer, Pooling, Normalize, Dropout (others are run by SentenceEmbedder)",
+        };
+        let Input::Transformer { folder, .. } = &modules.input else {
+            return Err(refused("StaticEmbedding"));
+        };
+        match modules.steps.iter().find(|(kind, _)| *kind != Kind::Normalize) {
+            Some((kind, _)) => Err(refused(&format!("{kind:?}"))),
+            None => {
+                let pooling = modules.pooling(&ModelConfig::from_dir(folder)?)?;
+                Ok(Self { pooling, normalize: !modules.steps.is_empty() })
+            }
+        }
     }
 }
 
-impl Modules {
-    fn pooling(&self, config: &ModelConfig) -> Result<Pooling, LoadError> {
-        match &self.pooling {
-            Some(path) => Pooling::from_file(&path.join("config.json"), config.hidden),
-            None => Ok(Pooling::default()),
-        }
+#[cfg(feature = "onnxruntime")]
+fn check_width(graph: &crate::onnx::Graph, found: usize, expected: usize) -> Result<(), LoadError> {
+    if found == expected {
+        return Ok(());
     }
-
-    fn read(dir: &Path) -> Result<Self, LoadError> {
-        let path = dir.join("modules.json");
-        let Some(modules) = read_json::<Vec<Module>>(&path)? else {
-            return Ok(Self { transformer: dir.to_owned(), pooling: None, normalize: false });
-        };
-        let (mut transformer, mut pooling, mut normalize) = (None, None, false);
-        for module in &modules {
-            if !Path::new(&module.path)
-                .components()
-                .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-            {
-                let reason = format!("the module path `{}` leaves the model's folder", module.path);
-                return Err(LoadError::config(&path, reason));
-            }
-            let folder = if module.path.is_empty() { dir.to_owned() } else { dir.join(&module.path) };
-            // The class moved between packages over the years; its own name did not.
-            let class = module.class.rsplit('.').next().unwrap_or_default();
-            let out_of_order = match class {
-                "Transformer" => transformer.replace(folder).is_some() || pooling.is_some() || normalize,
-                "Pooling" => pooling.replace(folder).is_some() || transformer.is_none() || normalize,
-                "Normalize" => std::mem::replace(&mut normalize, true) || pooling.is_none(),
-                _ => {
-                    return Err(LoadError::Unsupported {
-                        path,
-                        what: "module",
-                        found: module.class.clone(),
-                        supported: "Transformer, Pooling, Normalize",
-                    });
-                }
-            };
-            if out_of_order {
-                let reason = format!(
-                    "`{}` comes twice or out of order (Transformer, Pooling, Normalize)",
-                    module.class
-                );
-                return Err(LoadError::config(&path, reason));
-            }
-        }
-        match (transformer, pooling) {
-            (Some(transformer), Some(pooling)) => Ok(Self { transformer, pooling: Some(pooling), normalize }),
-            _ => {
-                Err(LoadError::config(&path, "a sentence embedder needs a Transformer and a Pooling module"))
-            }
-        }
-    }
+    let path = graph.path().display();
+    let reason = format!("{path} gives vectors of {found} components where the folder's have {expected}");
+    Err(LoadError::Backend { backend: Backend::OnnxRuntime, reason })
 }
 
 /// Loads tokenizer and encoder side by side: each takes about half of the time.
-pub(crate) fn load_both(dir: &Path, config: &ModelConfig) -> Result<(Tokenizer, Encoder), LoadError> {
+pub(crate) fn load_both(
+    dir: &Path,
+    config: &ModelConfig,
+    options: &LoadOptions,
+) -> Result<(Tokenizer, Encoder), LoadError> {
     let (tokenizer, encoder) = rayon::join(
         || Tokenizer::from_dir(dir, config),
-        || Encoder::load(config.clone(), &Weights::open(dir)?, &crate::LoadOptions::default()),
+        || Encoder::load(config.clone(), &Weights::open(dir)?, options),
     );
     Ok((tokenizer?, encoder?))
 }

@@ -3,7 +3,9 @@
 //! A file carries what its model was last run with: all-MiniLM-L6-v2's says 128 tokens, padded to 128, where
 //! sentence-transformers uses 256 and no padding.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -27,9 +29,24 @@ pub const SENTENCE_CONFIG_NAMES: [&str; 7] = [
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The same without truncation, made when first asked for: a truncating one stops reading where it cuts.
+    whole: OnceLock<tokenizers::Tokenizer>,
     path: PathBuf,
     max_tokens: usize,
+    /// How many tokens are added to a text.
+    special_tokens: usize,
     pad_id: u32,
+}
+
+/// Where a token of a text comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenSpan {
+    /// Its id.
+    pub id: u32,
+    /// Its bytes in the text. Tokens that share a character, as pieces of one of several bytes do, share its range.
+    pub range: Range<usize>,
+    /// Which of the tokenizer's words it is part of, counted from 0.
+    pub word: Option<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -55,15 +72,8 @@ impl Tokenizer {
     /// padding id is that of `pad_token` in `tokenizer_config.json`, else `tokenizer.json`'s, else `config.json`'s.
     pub fn from_dir(dir: impl AsRef<Path>, config: &ModelConfig) -> Result<Self, LoadError> {
         let dir = dir.as_ref();
-        let path = dir.join("tokenizer.json");
-        let bytes = files::read(&path)?.ok_or_else(|| LoadError::Missing {
-            path: path.clone(),
-            next: "write it with `python -c \"from transformers import AutoTokenizer; \
-                   AutoTokenizer.from_pretrained('.').save_pretrained('.')\"` in that folder"
-                .to_owned(),
-        })?;
+        let (mut inner, path) = open(dir)?;
         let failed = |source| LoadError::Tokenizer { path: path.clone(), source };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
         let settings: TokenizerConfig = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
         let sentence = SENTENCE_CONFIG_NAMES
             .iter()
@@ -87,10 +97,10 @@ impl Tokenizer {
         let model_max =
             settings.model_max_length.filter(|max| *max >= 1.0).map_or(usize::MAX, |max| max as usize);
         let max_tokens = sentence.max_seq_length.unwrap_or(model_max).min(config.max_tokens());
-        let special = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
-        if max_tokens <= special {
+        let special_tokens = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        if max_tokens <= special_tokens {
             let reason = format!(
-                "a text may have {max_tokens} tokens, of which {special} are special: nothing is left"
+                "a text may have {max_tokens} tokens, of which {special_tokens} are special: nothing is left"
             );
             return Err(LoadError::config(&path, reason));
         }
@@ -104,7 +114,16 @@ impl Tokenizer {
         let truncation =
             TruncationParams { max_length: max_tokens, direction, ..TruncationParams::default() };
         inner.with_padding(None).with_truncation(Some(truncation)).map_err(failed)?;
-        Ok(Self { inner, path, max_tokens, pad_id })
+        Ok(Self { inner, whole: OnceLock::new(), path, max_tokens, special_tokens, pad_id })
+    }
+
+    /// Loads `tokenizer.json` in `dir` to be used without special tokens and as long as the file itself allows.
+    pub(crate) fn without_special_tokens(dir: &Path) -> Result<Self, LoadError> {
+        let (mut inner, path) = open(dir)?;
+        let max_tokens = inner.get_truncation().map_or(usize::MAX, |truncation| truncation.max_length);
+        let pad_id = inner.get_padding().map_or(0, |padding| padding.pad_id);
+        inner.with_padding(None).with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        Ok(Self { inner, whole: OnceLock::new(), path, max_tokens, special_tokens: 0, pad_id })
     }
 
     /// Tokenizes the texts, each truncated, none padded, in the order given.
@@ -130,6 +149,46 @@ impl Tokenizer {
         Ok(encodings.iter().map(tokens).collect())
     }
 
+    /// Every token of a text with its place in it, in order, however long the text is; without special tokens.
+    ///
+    /// ```no_run
+    /// # let config = model_loader::ModelConfig::from_dir("models/all-MiniLM-L6-v2")?;
+    /// let tokenizer = model_loader::Tokenizer::from_dir("models/all-MiniLM-L6-v2", &config)?;
+    /// let text = "Ships wait.";
+    /// let spans = tokenizer.spans(text)?;
+    /// assert_eq!(spans.iter().map(|span| &text[span.range.clone()]).collect::<Vec<_>>(), ["Ships", "wait", "."]);
+    /// # Ok::<(), model_loader::LoadError>(())
+    /// ```
+    pub fn spans(&self, text: &str) -> Result<Vec<TokenSpan>, LoadError> {
+        let whole = match self.whole.get() {
+            Some(whole) => whole,
+            None => {
+                let mut whole = self.inner.clone();
+                whole.with_truncation(None).map_err(|source| self.failed(source))?;
+                self.whole.get_or_init(|| whole)
+            }
+        };
+        let encoding = whole.encode(text, false).map_err(|source| self.failed(source))?;
+        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets()).zip(encoding.get_word_ids());
+        let span = |((id, (start, end)), word): ((&u32, &(usize, usize)), &Option<u32>)| TokenSpan {
+            id: *id,
+            range: *start..*end,
+            word: *word,
+        };
+        Ok(tokens.map(span).collect())
+    }
+
+    /// The text of some tokens; special ones are left out if `without_special` says so.
+    pub fn decode(&self, ids: &[u32], without_special: bool) -> Result<String, LoadError> {
+        self.inner.decode(ids, without_special).map_err(|source| self.failed(source))
+    }
+
+    /// The id of a token, by its text in the vocabulary.
+    #[must_use]
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
     fn failed(&self, source: tokenizers::Error) -> LoadError {
         LoadError::Tokenizer { path: self.path.clone(), source }
     }
@@ -138,6 +197,17 @@ impl Tokenizer {
     #[must_use]
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+
+    /// How many special tokens are added to a text.
+    #[must_use]
+    pub fn special_tokens(&self) -> usize {
+        self.special_tokens
+    }
+
+    /// The `tokenizer.json`.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The id that pads a batch.
@@ -149,6 +219,20 @@ impl Tokenizer {
     /// Whether an id is a special token such as `[SEP]`.
     pub(crate) fn is_special(&self, id: u32) -> bool {
         self.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+    }
+}
+
+fn open(dir: &Path) -> Result<(tokenizers::Tokenizer, PathBuf), LoadError> {
+    let path = dir.join("tokenizer.json");
+    let bytes = files::read(&path)?.ok_or_else(|| LoadError::Missing {
+        path: path.clone(),
+        next: "write it with `python -c \"from transformers import AutoTokenizer; \
+               AutoTokenizer.from_pretrained('.').save_pretrained('.')\"` in that folder"
+            .to_owned(),
+    })?;
+    match tokenizers::Tokenizer::from_bytes(bytes) {
+        Ok(inner) => Ok((inner, path)),
+        Err(source) => Err(LoadError::Tokenizer { path, source }),
     }
 }
 

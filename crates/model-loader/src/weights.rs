@@ -94,6 +94,11 @@ impl Weights {
         self.shards.iter().any(|shard| shard.header.info(name).is_some())
     }
 
+    /// The shape of a tensor, if there is one of this name.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.shards.iter().find_map(|shard| shard.header.info(name)).map(|info| info.shape.as_slice())
+    }
+
     /// The file that holds a tensor, or that should.
     pub(crate) fn path_of(&self, name: &str) -> &Path {
         let shard = self.shards.iter().find(|shard| shard.header.info(name).is_some());

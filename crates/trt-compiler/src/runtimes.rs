@@ -1,57 +1,17 @@
 //! Where the native libraries are: ONNX Runtime and TensorRT-RTX, found by path and opened at run time.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use model_loader::onnx::Places;
+pub use model_loader::onnx::{DEFAULT_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, RUNTIMES_VARIABLE};
 use serde::{Deserialize, Serialize};
 
-/// Names the folder of native runtimes. Under cargo it is set to `.runtimes` in the checkout.
-pub const RUNTIMES_VARIABLE: &str = "MODEL_RUNTIMES";
-/// The folder of native runtimes where [`RUNTIMES_VARIABLE`] is not set.
-pub const DEFAULT_RUNTIMES: &str = "/opt/justnews/runtimes";
-/// Names ONNX Runtime's library itself; the variable that the `ort` crate reads too.
-pub const ONNXRUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
 /// Names the folder of TensorRT-RTX's two libraries.
 pub const TENSORRT_RTX_VARIABLE: &str = "TENSORRT_RTX_LIB_DIR";
 
-const ONNXRUNTIME: &str = "libonnxruntime.so";
 const RTX_CORE: &str = "libtensorrt_rtx.so.1";
 const RTX_PARSER: &str = "libtensorrt_onnxparser_rtx.so.1";
-/// Where a distribution or a vendor's package would put them.
-const SYSTEM_FOLDERS: [&str; 4] = ["/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"];
-
-/// A native library that was looked for and not found.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{runtime} is missing: no {file} in {}; {}", list(searched), self.next())]
-pub struct MissingRuntime {
-    /// Which runtime.
-    pub runtime: &'static str,
-    /// The file looked for.
-    pub file: &'static str,
-    /// The places searched, in order.
-    pub searched: Vec<PathBuf>,
-    /// The variable that can name its place.
-    pub variable: &'static str,
-    /// Whether that variable did name it, so that nothing else was searched.
-    pub named: bool,
-}
-
-impl MissingRuntime {
-    /// What to do about it.
-    #[must_use]
-    pub fn next(&self) -> String {
-        let variable = self.variable;
-        if self.named {
-            return format!("{variable} names that place: correct it or unset it");
-        }
-        format!("in a checkout `make runtimes` installs it, elsewhere set {variable} to where it is")
-    }
-}
-
-fn list(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-}
 
 /// The two libraries of TensorRT-RTX.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,46 +25,33 @@ pub struct RtxLibraries {
 /// The places to search for native libraries.
 #[derive(Clone, Debug)]
 pub struct Runtimes {
-    folder: PathBuf,
-    onnxruntime: Option<PathBuf>,
+    places: Places,
     tensorrt_rtx: Option<PathBuf>,
-    system: Vec<PathBuf>,
+}
+
+impl AsRef<Places> for Runtimes {
+    fn as_ref(&self) -> &Places {
+        &self.places
+    }
 }
 
 impl Runtimes {
     /// The places that the environment names, then the default folder, then the system's.
     #[must_use]
     pub fn from_env() -> Self {
-        let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        Self {
-            folder: variable(RUNTIMES_VARIABLE).unwrap_or_else(|| DEFAULT_RUNTIMES.into()),
-            onnxruntime: variable(ONNXRUNTIME_VARIABLE),
-            tensorrt_rtx: variable(TENSORRT_RTX_VARIABLE),
-            system: SYSTEM_FOLDERS.map(PathBuf::from).into(),
-        }
+        let named = env::var_os(TENSORRT_RTX_VARIABLE).filter(|value| !value.is_empty());
+        Self { places: Places::from_env(), tensorrt_rtx: named.map(PathBuf::from) }
     }
 
     /// The folder of native runtimes that is searched first.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.places.folder()
     }
 
     /// ONNX Runtime's library.
     pub fn onnxruntime(&self) -> Result<PathBuf, MissingRuntime> {
-        let missing = |searched| MissingRuntime {
-            runtime: "ONNX Runtime",
-            file: ONNXRUNTIME,
-            searched,
-            variable: ONNXRUNTIME_VARIABLE,
-            named: self.onnxruntime.is_some(),
-        };
-        if let Some(named) = &self.onnxruntime {
-            // What is named is meant: no silent fallback to another copy.
-            return if named.is_file() { Ok(named.clone()) } else { Err(missing(vec![named.clone()])) };
-        }
-        let folders = self.folders("onnxruntime");
-        folders.iter().find_map(|folder| newest(folder, ONNXRUNTIME)).ok_or_else(|| missing(folders))
+        self.places.onnxruntime()
     }
 
     /// TensorRT-RTX's libraries.
@@ -112,7 +59,7 @@ impl Runtimes {
         let folders = self
             .tensorrt_rtx
             .as_ref()
-            .map_or_else(|| self.folders("tensorrt-rtx"), |named| vec![named.clone()]);
+            .map_or_else(|| self.places.folders("tensorrt-rtx"), |named| vec![named.clone()]);
         for file in [RTX_CORE, RTX_PARSER] {
             if !folders.iter().any(|folder| folder.join(file).is_file()) {
                 return Err(MissingRuntime {
@@ -130,54 +77,17 @@ impl Runtimes {
             parser: find(RTX_PARSER).unwrap_or_default(),
         })
     }
-
-    fn folders(&self, runtime: &str) -> Vec<PathBuf> {
-        std::iter::once(self.folder.join(runtime)).chain(self.system.iter().cloned()).collect()
-    }
-}
-
-/// `folder/name`, else the `folder/name.<version>` with the highest version.
-fn newest(folder: &Path, name: &str) -> Option<PathBuf> {
-    let plain = folder.join(name);
-    if plain.is_file() {
-        return Some(plain);
-    }
-    let version = |file: &str| -> Option<Vec<u32>> {
-        file.strip_prefix(name)?.strip_prefix('.')?.split('.').map(|part| part.parse().ok()).collect()
-    };
-    fs::read_dir(folder)
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter_map(|file| Some((version(&file)?, file)))
-        .max()
-        .map(|(_, file)| folder.join(file))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn runtimes(folder: &Path) -> Runtimes {
-        Runtimes { folder: folder.to_owned(), onnxruntime: None, tensorrt_rtx: None, system: Vec::new() }
-    }
-
-    #[test]
-    fn the_highest_version_wins_by_number_not_by_letter() -> std::io::Result<()> {
-        let root = tempfile::tempdir()?;
-        let folder = root.path().join("onnxruntime");
-        fs::create_dir(&folder)?;
-        for version in ["1.9.1", "1.32.0", "1.4.2", "x"] {
-            fs::write(folder.join(format!("{ONNXRUNTIME}.{version}")), "")?;
-        }
-        let found = runtimes(root.path()).onnxruntime().map_err(std::io::Error::other)?;
-        assert_eq!(found.file_name().and_then(|name| name.to_str()), Some("libonnxruntime.so.1.32.0"));
-        Ok(())
-    }
-
     #[test]
     fn a_missing_runtime_names_the_file_the_places_and_the_command() -> std::io::Result<()> {
         let root = tempfile::tempdir()?;
-        let Err(error) = runtimes(root.path()).tensorrt_rtx() else {
+        let runtimes = Runtimes { places: Places::only(root.path()), tensorrt_rtx: None };
+        let Err(error) = runtimes.tensorrt_rtx() else {
             return Err(std::io::Error::other("an empty folder has no TensorRT-RTX"));
         };
         let text = error.to_string();

@@ -27,7 +27,6 @@ pub use generate::{Completion, FinishReason, Generation, Piece, Prompt};
 pub use options::GenerateOptions;
 pub use rope::{Pairs, Rope};
 
-use crate::LoadError;
 use crate::backend::{Backend, LoadOptions};
 use crate::files::read_json;
 use crate::lm::chat::ChatTemplate;
@@ -39,6 +38,7 @@ use crate::lm::tensors::Safetensors;
 use crate::lm::text::LmTokenizer;
 use crate::resolve::{ResolveOptions, ResolvedModel};
 use crate::weights::Weights;
+use crate::{LoadError, Model as _};
 
 /// The files whose presence makes a folder one of safetensors, GGUF files or not.
 const SAFETENSORS: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
@@ -199,7 +199,8 @@ impl CausalLm {
     /// # Errors
     /// What resolving and [`from_dir`](Self::from_dir) fail with.
     pub fn load(agent: &str, resolve: &ResolveOptions, options: &LmOptions) -> Result<Self, LoadError> {
-        let (model, resolved) = crate::resolve::load(agent, resolve, |dir| Self::from_dir(dir, options))?;
+        let (model, resolved) =
+            crate::resolve::load_resolved(agent, resolve, |found| Self::load_from(found, options))?;
         Ok(Self { resolved: Some(resolved), ..model })
     }
 

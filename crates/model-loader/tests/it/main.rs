@@ -12,11 +12,14 @@ mod lm;
 mod lm_broken;
 mod lora;
 mod minilm;
+#[cfg(feature = "onnxruntime")]
+mod onnx;
 mod parity;
 mod reload;
 mod resolution;
 mod shared;
 mod shelf;
+mod sentence;
 mod support;
 mod synthesizer;
 mod verified;
