@@ -409,13 +409,11 @@ impl SentenceModules {
         let Input::Transformer { folder, .. } = &modules.input else {
             return Err(refused("StaticEmbedding"));
         };
-        match modules.steps.iter().find(|(kind, _)| *kind != Kind::Normalize) {
-            Some((kind, _)) => Err(refused(&format!("{kind:?}"))),
-            None => {
-                let pooling = modules.pooling(&ModelConfig::from_dir(folder)?)?;
-                Ok(Self { pooling, normalize: !modules.steps.is_empty() })
-            }
+        if let Some((kind, _)) = modules.steps.iter().find(|(kind, _)| *kind != Kind::Normalize) {
+            return Err(refused(&format!("{kind:?}")));
         }
+        let pooling = modules.pooling(&ModelConfig::from_dir(folder)?)?;
+        Ok(Self { pooling, normalize: !modules.steps.is_empty() })
     }
 }
 

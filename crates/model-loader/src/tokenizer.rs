@@ -160,13 +160,12 @@ impl Tokenizer {
     /// # Ok::<(), model_loader::LoadError>(())
     /// ```
     pub fn spans(&self, text: &str) -> Result<Vec<TokenSpan>, LoadError> {
-        let whole = match self.whole.get() {
-            Some(whole) => whole,
-            None => {
-                let mut whole = self.inner.clone();
-                whole.with_truncation(None).map_err(|source| self.failed(source))?;
-                self.whole.get_or_init(|| whole)
-            }
+        let whole = if let Some(whole) = self.whole.get() {
+            whole
+        } else {
+            let mut whole = self.inner.clone();
+            whole.with_truncation(None).map_err(|source| self.failed(source))?;
+            self.whole.get_or_init(|| whole)
         };
         let encoding = whole.encode(text, false).map_err(|source| self.failed(source))?;
         let tokens = encoding.get_ids().iter().zip(encoding.get_offsets()).zip(encoding.get_word_ids());

@@ -90,7 +90,7 @@ fn a_pair_is_one_input() {
     for (prediction, logits) in predictions.iter().zip(output(folder, "pair_logits")) {
         let total: f32 = logits.iter().map(|x| x.exp()).sum();
         let expected = logits.iter().map(|x| x.exp() / total).collect();
-        assert!(max_abs(&[prediction.scores.clone()], &[expected]) <= 1e-4);
+        assert!(max_abs(std::slice::from_ref(&prediction.scores), &[expected]) <= 1e-4);
     }
     let both: Vec<String> = pairs.iter().map(|(a, b)| format!("{a} {b}")).collect();
     let together = classifier.classify(&both).unwrap();
@@ -98,6 +98,6 @@ fn a_pair_is_one_input() {
         predictions
             .iter()
             .zip(&together)
-            .any(|(a, b)| max_abs(&[a.scores.clone()], &[b.scores.clone()]) > 1e-3)
+            .any(|(a, b)| max_abs(std::slice::from_ref(&a.scores), std::slice::from_ref(&b.scores)) > 1e-3)
     );
 }

@@ -130,7 +130,10 @@ fn logits_of_a_graph_are_those_of_transformers() {
         let (left, right) = (own.classify_pairs(&pairs).unwrap(), classifier.classify_pairs(&pairs).unwrap());
         for (left, right) in left.iter().zip(&right) {
             assert_eq!(left.label, right.label, "{fixture}");
-            assert!(max_abs(&[left.scores.clone()], &[right.scores.clone()]) <= MAX_ABS, "{fixture}");
+            assert!(
+                max_abs(std::slice::from_ref(&left.scores), std::slice::from_ref(&right.scores)) <= MAX_ABS,
+                "{fixture}"
+            );
         }
     };
     check("encoders/bert");

@@ -37,21 +37,18 @@ struct Call {
 fn assemble(folder: &str, at: Option<&str>) -> tempfile::TempDir {
     let whole = tempfile::tempdir().unwrap();
     copy(&data("sentences").join(folder), whole.path());
-    match at {
-        Some(at) => {
-            let into = whole.path().join(at);
-            fs::create_dir_all(&into).unwrap();
-            let files = ["config.json", "model.safetensors", "sentence_bert_config.json", "tokenizer.json"];
-            for file in files.into_iter().chain(["tokenizer_config.json"]) {
-                fs::copy(data("sentence").join(file), into.join(file)).unwrap();
-            }
+    if let Some(at) = at {
+        let into = whole.path().join(at);
+        fs::create_dir_all(&into).unwrap();
+        let files = ["config.json", "model.safetensors", "sentence_bert_config.json", "tokenizer.json"];
+        for file in files.into_iter().chain(["tokenizer_config.json"]) {
+            fs::copy(data("sentence").join(file), into.join(file)).unwrap();
         }
-        None => {
-            let weights = if folder == "model2vec" { "model2vec.safetensors" } else { "model.safetensors" };
-            let table = data("sentences").join("table");
-            fs::copy(table.join(weights), whole.path().join("model.safetensors")).unwrap();
-            fs::copy(table.join("tokenizer.json"), whole.path().join("tokenizer.json")).unwrap();
-        }
+    } else {
+        let weights = if folder == "model2vec" { "model2vec.safetensors" } else { "model.safetensors" };
+        let table = data("sentences").join("table");
+        fs::copy(table.join(weights), whole.path().join("model.safetensors")).unwrap();
+        fs::copy(table.join("tokenizer.json"), whole.path().join("tokenizer.json")).unwrap();
     }
     whole
 }
@@ -227,7 +224,7 @@ fn a_long_text_is_read_to_its_end() {
                 "{row}: piece {index} is cut"
             );
             let alone = embedder.embed_with(&[part], &options).unwrap();
-            assert!(max_abs(&alone, &[piece.vector.clone()]) <= 1e-5, "{row}: piece {index}");
+            assert!(max_abs(&alone, std::slice::from_ref(&piece.vector)) <= 1e-5, "{row}: piece {index}");
         }
         assert_eq!(text[covered..].trim(), "", "{row}: the end");
         let length = long.mean.iter().map(|x| x * x).sum::<f32>().sqrt();
