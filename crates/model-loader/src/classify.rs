@@ -105,7 +105,9 @@ impl TextClassifier {
     /// The logits of a batch of tokens: a row per text, a column per label.
     pub fn logits(&self, batch: &TokenBatch) -> Result<Vec<Vec<f32>>, LoadError> {
         match &self.network {
-            Network::Encoder(model) => model.0.map_batch(batch, |row, vectors| finite(row, model.1.run(vectors))),
+            Network::Encoder(model) => {
+                model.0.map_batch(batch, |row, vectors| finite(row, model.1.run(vectors)))
+            }
             #[cfg(feature = "onnxruntime")]
             Network::Graph(_) => self.map(&batch.texts(), Ok),
         }
@@ -145,7 +147,8 @@ impl TextClassifier {
             Network::Graph(graph) => graph.map_texts(tokens, |row, logits, found| {
                 let (path, expected) = (graph.path().display(), self.labels().len());
                 if found != expected {
-                    let reason = format!("{path} gives {found} logits where config.json has {expected} labels");
+                    let reason =
+                        format!("{path} gives {found} logits where config.json has {expected} labels");
                     return Err(LoadError::Backend { backend: Backend::OnnxRuntime, reason });
                 }
                 f(finite(row, logits.to_vec())?)
@@ -238,8 +241,10 @@ impl Network {
         }
         let weights = Weights::open(dir)?;
         let head = Head::load(config, &weights)?;
-        let (tokenizer, encoder) =
-            rayon::join(|| Tokenizer::from_dir(dir, config), || Encoder::load(config.clone(), &weights, options));
+        let (tokenizer, encoder) = rayon::join(
+            || Tokenizer::from_dir(dir, config),
+            || Encoder::load(config.clone(), &weights, options),
+        );
         Ok((Self::Encoder(Box::new((encoder?, head))), tokenizer?))
     }
 }

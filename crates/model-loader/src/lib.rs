@@ -66,8 +66,8 @@ pub use resolve::{
     dry_run, load, load_resolved, resolve,
 };
 pub use sentence::{
-    Chunk, Chunking, EmbedIter, EmbedOptions, LongEmbedding, Quantization, Quantized, Ranges, SentenceEmbedder,
-    SentenceModules, Similarity, quantize,
+    Chunk, Chunking, EmbedIter, EmbedOptions, LongEmbedding, Quantization, Quantized, Ranges,
+    SentenceEmbedder, SentenceModules, Similarity, quantize,
 };
 pub use shared::shared;
 pub use tokenizer::{SENTENCE_CONFIG_NAMES, TokenSpan, Tokenizer};

@@ -6,7 +6,9 @@ use std::ops::Deref;
 use serde::Serialize;
 
 use crate::resolve::{self, ResolveOptions, ResolvedModel};
-use crate::{CausalLm, GenerateOptions, LmOptions, LoadError, LoadOptions, Prompt, SentenceEmbedder, TextClassifier};
+use crate::{
+    CausalLm, GenerateOptions, LmOptions, LoadError, LoadOptions, Prompt, SentenceEmbedder, TextClassifier,
+};
 
 /// What a self-test runs on.
 pub(crate) const SELF_TEST_TEXT: &str = "Ships in the Suez Canal wait for the wind to fall.";

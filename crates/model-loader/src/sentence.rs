@@ -13,7 +13,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-pub use long::{Chunking, LongEmbedding, Chunk};
+pub use long::{Chunk, Chunking, LongEmbedding};
 pub use quantize::{Quantization, Quantized, Ranges, quantize};
 pub use settings::EmbedOptions;
 pub use similarity::Similarity;

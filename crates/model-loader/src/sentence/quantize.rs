@@ -112,9 +112,13 @@ pub fn quantize(
     let bytes = |vector: &Vec<f32>| ranges.map(|ranges| ranges.steps(vector).collect()).unwrap_or_default();
     Ok(match precision {
         Quantization::Uint8 => Quantized::Unsigned(vectors.iter().map(bytes).collect()),
-        Quantization::Int8 => Quantized::Signed(vectors.iter().map(|vector| signed(&bytes(vector))).collect()),
+        Quantization::Int8 => {
+            Quantized::Signed(vectors.iter().map(|vector| signed(&bytes(vector))).collect())
+        }
         Quantization::Ubinary => Quantized::Unsigned(vectors.iter().map(|vector| bits(vector)).collect()),
-        Quantization::Binary => Quantized::Signed(vectors.iter().map(|vector| signed(&bits(vector))).collect()),
+        Quantization::Binary => {
+            Quantized::Signed(vectors.iter().map(|vector| signed(&bits(vector))).collect())
+        }
     })
 }
 

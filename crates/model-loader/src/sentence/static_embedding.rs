@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::weights::Weights;
-use crate::{LoadError, Tokens};
+use crate::LoadError;
 
 /// The table. Its rows are the tokenizer's ids.
 #[derive(Debug)]
@@ -64,10 +64,5 @@ impl StaticEmbedding {
             *x /= count;
         }
         Ok(sum)
-    }
-
-    /// Each text's vector.
-    pub(super) fn run(&self, texts: &[&Tokens]) -> Result<Vec<Vec<f32>>, LoadError> {
-        texts.iter().map(|tokens| self.embed(&tokens.ids)).collect()
     }
 }

@@ -4,8 +4,8 @@
 
 mod agent_map;
 mod broken;
-mod encoders;
 mod chat;
+mod encoders;
 mod examples;
 mod heads;
 mod lm;
@@ -17,9 +17,9 @@ mod onnx;
 mod parity;
 mod reload;
 mod resolution;
+mod sentence;
 mod shared;
 mod shelf;
-mod sentence;
 mod support;
 mod synthesizer;
 mod verified;

@@ -151,7 +151,8 @@ fn what_is_embedded_and_quantised_here_is_within_a_step() {
     let embedder = SentenceEmbedder::from_dir(assemble("dense", Some("")).path()).unwrap();
     let (vectors, expected) = (embedder.embed(&texts("sentences")).unwrap(), output("sentences", "dense"));
     let ranges = Ranges::of(&expected).unwrap();
-    let unsigned = |vectors: &[Vec<f32>]| match quantize(vectors, Quantization::Uint8, Some(&ranges)).unwrap() {
+    let unsigned = |vectors: &[Vec<f32>]| match quantize(vectors, Quantization::Uint8, Some(&ranges)).unwrap()
+    {
         Quantized::Unsigned(rows) => rows.concat(),
         Quantized::Signed(_) => panic!("uint8 is unsigned"),
     };
