@@ -110,7 +110,7 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 const CORPUS: &str =
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/model-loader/tests/data/minilm/sentences.txt");
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/model-loader/tests/data/prose/sentences.txt");
 
 fn corpus() -> anyhow::Result<Vec<String>> {
     let text = std::fs::read_to_string(CORPUS).with_context(|| format!("could not read {CORPUS}"))?;

@@ -91,19 +91,15 @@ impl Index {
         Ok(Self { model, vectors })
     }
 
-    /// The documents with the greatest cosine, the nearest first.
+    /// The documents that are most alike by the model's own measure, the nearest first.
     fn nearest(&self, vector: &[f32], top: usize) -> Vec<(f32, usize)> {
-        let scores = self.vectors.iter().map(|document| cosine(vector, document));
+        let alike = self.model.similarity();
+        let scores = self.vectors.iter().map(|document| alike.of(vector, document));
         let mut hits: Vec<(f32, usize)> = scores.zip(0..).collect();
         hits.sort_by(|a, b| b.0.total_cmp(&a.0));
         hits.truncate(top);
         hits
     }
-}
-
-fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f32::MIN_POSITIVE)
 }
 
 fn documents(path: &str) -> Result<Vec<Document>, Failure> {

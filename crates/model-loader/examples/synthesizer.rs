@@ -1,22 +1,23 @@
-//! A prompt in, a story out as it is written: `cargo run -p model-loader --example synthesizer -- --agent synthesizer
+//! A small agent that writes, as it is written: `cargo run -p model-loader --example synthesizer -- --agent synthesizer
 //! 'Write about sport.'`
 
-use std::io::{self, Read as _, Write};
+use std::io::{self, BufRead as _, Read as _, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use model_loader::{
     CausalLm, ChatMessage, ChatOptions, Device, GenerateOptions, LmOptions, LoadError, Precision, Prompt,
-    ResolveOptions,
+    ReloadEvent, Reloading, ResolveOptions, Watching,
 };
-use model_store::exit;
+use model_store::{exit, with_causes};
 
 const USAGE: &str = "\
 Writes what a language model makes of a prompt, piece by piece, and a line end after it.
 
 Usage: synthesizer --agent AGENT [OPTIONS] [PROMPT]
 
-  PROMPT             what to answer; without it, the standard input to its end
+  PROMPT             what to answer; without it, each line of the standard input as it comes
+  --whole            without PROMPT: the standard input to its end is one prompt
 
   --agent AGENT      whose model to take from the store
   --version VERSION  another than the current one
@@ -34,8 +35,12 @@ Usage: synthesizer --agent AGENT [OPTIONS] [PROMPT]
   --stop TEXT        end the answer before this text; may be given several times
   --verbose          say on the standard error where the model came from and what it computed
 
-Without a flag, the model's own generation_config.json decides.
-Example: synthesizer --agent synthesizer 'Write about weather.'
+Without a flag, the model's own generation_config.json decides. When `current` moves, the next prompt is
+answered by the new version, without a restart; one that does not load is refused, and the old one goes on.
+
+Examples:
+  synthesizer --agent synthesizer 'Write about weather.'
+  synthesizer --agent synthesizer --whole --system 'Summarise this.' < article.txt
 ";
 
 struct Arguments {
@@ -44,6 +49,7 @@ struct Arguments {
     load: LmOptions,
     system: Option<String>,
     raw: bool,
+    whole: bool,
     verbose: bool,
     prompt: Option<String>,
     changes: Vec<Change>,
@@ -82,7 +88,7 @@ fn main() -> ExitCode {
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => (format!("{message}; --help explains"), exit::USAGE),
         Err(Failure::Io(error)) => (error.to_string(), exit::FAILURE),
-        Err(Failure::Load(error)) => (chain(&error), error.exit_code()),
+        Err(Failure::Load(error)) => (with_causes(&error), error.exit_code()),
     };
     let _ = writeln!(io::stderr(), "error: {message}");
     ExitCode::from(code)
@@ -96,6 +102,7 @@ fn parse(arguments: Vec<String>) -> Result<Arguments, Failure> {
         load: LmOptions::default(),
         system: None,
         raw: false,
+        whole: false,
         verbose: false,
         prompt: None,
         changes: Vec::new(),
@@ -113,6 +120,7 @@ fn parse(arguments: Vec<String>) -> Result<Arguments, Failure> {
             "--precision" => parsed.load.precision = value()?.parse::<Precision>()?,
             "--system" => parsed.system = Some(value()?),
             "--raw" => parsed.raw = true,
+            "--whole" => parsed.whole = true,
             "--verbose" => parsed.verbose = true,
             "--max-tokens" => {
                 let count = number(&flag, &value()?)?;
@@ -148,20 +156,43 @@ fn number<T: std::str::FromStr>(flag: &str, text: &str) -> Result<T, Failure> {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let lm = CausalLm::load(&arguments.agent, &arguments.resolve, &arguments.load)?;
-    if let Some(resolved) = lm.resolved().filter(|_| arguments.verbose) {
-        writeln!(io::stderr(), "{resolved}")?;
+    let watching = Watching::default().telling(|event| {
+        let _ = match event {
+            ReloadEvent::Replaced { from, to, .. } => {
+                writeln!(
+                    io::stderr(),
+                    "note: {} answers now (before: {})",
+                    to.short_name(),
+                    from.short_name()
+                )
+            }
+            ReloadEvent::Refused(refused) => writeln!(io::stderr(), "warning: refused: {}", refused.reason),
+            _ => Ok(()),
+        };
+    });
+    let lm = Reloading::<CausalLm>::load(&arguments.agent, &arguments.resolve, &arguments.load, watching)?;
+    if arguments.verbose {
+        writeln!(io::stderr(), "{}", lm.get().resolved())?;
     }
-    let text = if let Some(prompt) = &arguments.prompt {
-        prompt.clone()
-    } else {
+    if let Some(prompt) = &arguments.prompt {
+        return answer(arguments, &lm.get(), prompt);
+    }
+    if arguments.whole {
         let mut text = String::new();
         io::stdin().read_to_string(&mut text)?;
-        text.trim_end_matches(['\n', '\r']).to_owned()
-    };
+        return answer(arguments, &lm.get(), text.trim_end_matches(['\n', '\r']));
+    }
+    for line in io::stdin().lock().lines() {
+        // One model for the whole answer, whatever `current` does meanwhile.
+        answer(arguments, &lm.get(), &line?)?;
+    }
+    Ok(())
+}
+
+fn answer(arguments: &Arguments, lm: &CausalLm, text: &str) -> Result<(), Failure> {
     let prompt = if arguments.raw || !lm.has_chat_template() {
         let system = arguments.system.iter().map(|system| format!("{system}\n\n"));
-        Prompt::Text(system.chain([text]).collect())
+        Prompt::Text(system.chain([text.to_owned()]).collect())
     } else {
         let system = arguments.system.iter().map(|system| ChatMessage::new("system", system));
         let messages: Vec<_> = system.chain([ChatMessage::new("user", text)]).collect();
@@ -185,9 +216,4 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         writeln!(io::stderr(), "{prompt} tokens of prompt, {tokens} of answer, ended by {end}")?;
     }
     Ok(())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

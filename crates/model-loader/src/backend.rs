@@ -9,7 +9,8 @@ use crate::LoadError;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
-    /// The fastest that is there; what it became is logged and can be asked for after loading.
+    /// The fastest that is there, by what was measured (docs/benchmarks.md): on the CPU this crate's own kernels, on a GPU
+    /// candle. What it became is logged, and can be asked for after loading.
     #[default]
     Auto,
     /// This crate's own float32 kernels on the CPU.

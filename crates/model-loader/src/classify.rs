@@ -60,7 +60,7 @@ impl TextClassifier {
         let model = Self { network, config, tokenizer, resolved: None };
         #[cfg(feature = "onnxruntime")]
         let model = model.checked()?;
-        tracing::debug!(path = %dir.display(), backend = %model.backend(), "text classifier loaded");
+        tracing::info!(path = %dir.display(), backend = %model.backend(), "text classifier loaded");
         Ok(model)
     }
 

@@ -1,20 +1,21 @@
-//! An agent's way to its models: find the folder, tokenize, embed, classify.
+//! An agent's way to its models: find the folder, embed, classify, write, and follow what is current.
 //!
-//! The model store comes first: an agent's `current` version, opened once and leased while it is in use. What the store
-//! does not serve may come from a folder, the agent map or the local Hub cache, with a warning, unless `STRICT_MODEL_STORE`
-//! forbids it. Before its first use a version is compared with what was published. There is no network code here, and a
-//! pickle is never read.
+//! The model store comes first: an agent's `current` version, verified, opened once and leased while it is in use. What the
+//! store does not serve may come from a folder, the agent map or the local Hub cache, with a warning, unless
+//! `STRICT_MODEL_STORE` forbids it. There is no network code here, a pickle is never read, and no code of a model's folder is
+//! run.
 //!
-//! [`shared()`] gives one instance to everyone in the process; [`Reloading`] follows `current` while requests run.
-//!
-//! Models run in float32 on the CPU: BERT, `RoBERTa` and `XLM-RoBERTa`. [`SentenceEmbedder`] gives the vectors that
-//! sentence-transformers gives (cosine ≥ 0.99999), [`TextClassifier`] the labels that transformers gives, and
-//! [`Reference`] the numbers that an exported graph or an engine is held against.
+//! [`SentenceEmbedder`] gives the vectors that sentence-transformers gives (cosine ≥ 0.99999), [`TextClassifier`] the labels
+//! that transformers gives, [`CausalLm`] the same tokens. [`Reloading`] keeps one of them at the agent's current version while
+//! requests run, and [`shared()`] loads it once for a process. [`Reference`] gives the numbers that an exported graph or an
+//! engine is held against.
 //!
 //! ```no_run
-//! use model_loader::SentenceEmbedder;
+//! use model_loader::{Reloading, SentenceEmbedder};
 //!
-//! let embedder = SentenceEmbedder::for_agent("memory")?;
+//! let memory = Reloading::<SentenceEmbedder>::for_agent("memory")?;
+//! // One model for a whole request, whatever becomes current meanwhile.
+//! let embedder = memory.get();
 //! let vectors = embedder.embed(&["Ships in the Suez Canal wait for the wind to fall."])?;
 //! assert_eq!(vectors[0].len(), embedder.dimension());
 //! # Ok::<(), model_loader::LoadError>(())

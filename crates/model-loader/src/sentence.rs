@@ -98,7 +98,7 @@ impl SentenceEmbedder {
         let model = Self { network, config, tokenizer, pooling, steps, settings, width, resolved: None };
         #[cfg(feature = "onnxruntime")]
         let model = model.checked()?;
-        tracing::debug!(path = %dir.display(), backend = %model.backend(), "sentence embedder loaded");
+        tracing::info!(path = %dir.display(), backend = %model.backend(), "sentence embedder loaded");
         Ok(model)
     }
 

@@ -64,6 +64,9 @@ impl Encoder {
         weights: &Weights,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
+        if options.backend == Backend::Cpu {
+            options.require_cpu()?;
+        }
         let device = options.candle_device()?;
         let runner = if options.backend == Backend::Candle || !device.is_cpu() {
             Runner::Candle(families::load(&config, weights, &on_candle::Candle { device })?)

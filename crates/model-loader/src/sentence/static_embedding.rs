@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::weights::Weights;
 use crate::LoadError;
+use crate::weights::Weights;
 
 /// The table. Its rows are the tokenizer's ids.
 #[derive(Debug)]

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use model_loader::{Head, Reference, TextClassifier, TokenBatch, Tokens};
+use model_loader::{Backend, Head, LoadOptions, Reference, TextClassifier, TokenBatch, Tokens};
+use model_store::exit;
 use serde::Deserialize;
 
-use crate::support::{data, each_batching, max_abs, output, texts};
+use crate::support::{check_error, data, each_batching, max_abs, output, texts};
 
 /// What float32 sums in another order may differ by; the values are about 1.
 const MAX_ABS: f32 = 1e-4;
@@ -119,4 +120,37 @@ fn logits_of_texts_and_pairs_are_those_of_transformers() {
         let pairs = logits(classifier.tokenizer().encode_pairs(&pairs(folder)).unwrap());
         check("pairs", &pairs, &output(folder, "pair_logits"));
     });
+}
+
+/// What computes it changes nothing beyond float noise: candle, which is also the way onto a GPU, against transformers.
+#[test]
+fn candle_gives_the_same() {
+    let candle = LoadOptions { backend: Backend::Candle, ..LoadOptions::default() };
+    each_family(|folder| {
+        let classifier = TextClassifier::from_dir_with(data(folder), &candle).unwrap();
+        assert_eq!(classifier.backend(), Backend::Candle, "{folder}");
+        let run = |texts: &[&str]| {
+            let tokens = classifier.tokenizer().encode_batch(texts).unwrap();
+            classifier.logits(&TokenBatch::pad(&tokens, classifier.tokenizer().pad_id())).unwrap()
+        };
+        each_batching(&texts(folder), run, |batching, found| {
+            let found = max_abs(found, &output(folder, "logits"));
+            eprintln!("{folder} on candle, {batching}: logits max abs {found:.1e}");
+            assert!(found <= MAX_ABS, "{folder}, {batching}: max abs {found:e}");
+        });
+    });
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error_or_the_cpu_where_that_is_allowed() {
+    if candle_core::utils::cuda_is_available() {
+        return eprintln!("skipped: this machine has a GPU");
+    }
+    let folder = data("encoders/bert");
+    let device = "cuda:7".parse().unwrap();
+    let options = LoadOptions { device, ..LoadOptions::default() };
+    let error = TextClassifier::from_dir_with(&folder, &options).unwrap_err();
+    check_error("cuda", &error, exit::ENVIRONMENT, &["cuda:7", "cpu"]);
+    let allowed = LoadOptions { cpu_fallback: true, ..options };
+    assert_eq!(TextClassifier::from_dir_with(&folder, &allowed).unwrap().backend(), Backend::Cpu);
 }

@@ -140,33 +140,17 @@ fn logits_of_a_graph_are_those_of_transformers() {
     check("encoders/xlm-roberta");
 }
 
-/// A graph in half precision, as an engine is built from, or one of other weights, answers something else.
+/// A version that `build-engine` published holds a graph in half precision, which answers something else.
 #[test]
-fn without_a_wish_the_graph_is_taken_only_if_it_gives_the_same() {
-    if !installed() {
-        return;
-    }
-    let embedder = |folder: &Path| SentenceEmbedder::from_dir_with(folder, &AUTO).unwrap().backend();
+fn without_a_wish_a_graph_is_left_alone() {
     let folder = sentence(true);
-    assert_eq!(embedder(folder.path()), Backend::Cpu, "no graph");
-    write_graph(folder.path(), Head::HiddenStates, Precision::Fp32);
-    assert_eq!(embedder(folder.path()), Backend::OnnxRuntime, "token vectors");
-    write_graph(folder.path(), pooled(), Precision::Fp32);
-    assert_eq!(embedder(folder.path()), Backend::OnnxRuntime, "pooled");
-    write_graph(folder.path(), pooled(), Precision::Fp16);
-    assert_eq!(embedder(folder.path()), Backend::Cpu, "half precision");
-    let cls = SentenceHead { pooling: vec![Pooling::Cls], normalize: true };
-    write_graph(folder.path(), Head::SentenceEmbedding(cls), Precision::Fp32);
-    assert_eq!(embedder(folder.path()), Backend::Cpu, "another pooling");
+    for precision in [Precision::Fp32, Precision::Fp16] {
+        write_graph(folder.path(), pooled(), precision);
+        let embedder = SentenceEmbedder::from_dir_with(folder.path(), &LoadOptions::default()).unwrap();
+        assert_eq!(embedder.backend(), Backend::Cpu, "{precision:?}");
+    }
     fs::write(folder.path().join("model.onnx"), "no graph").unwrap();
-    assert_eq!(embedder(folder.path()), Backend::Cpu, "no graph at all");
-
-    let folder = copy_of("bert");
-    let classifier = || TextClassifier::from_dir_with(folder.path(), &AUTO).unwrap().backend();
-    write_graph(folder.path(), Head::HiddenStates, Precision::Fp32);
-    assert_eq!(classifier(), Backend::Cpu, "a graph without logits");
-    write_graph(folder.path(), Head::SequenceClassification, Precision::Fp32);
-    assert_eq!(classifier(), Backend::OnnxRuntime, "logits");
+    assert!(SentenceEmbedder::from_dir(folder.path()).is_ok());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The example `synthesizer` as an operator runs it: a process on a toy store.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use model_store::{ModelStore, exit};
@@ -13,7 +13,7 @@ fn store() -> TempDir {
     dir
 }
 
-fn run(dir: &TempDir, arguments: &[&str], input: &str) -> Output {
+fn command(dir: &TempDir, arguments: &[&str]) -> Command {
     // Cargo builds the examples beside the tests.
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(|deps| deps.parent()).unwrap();
@@ -23,7 +23,8 @@ fn run(dir: &TempDir, arguments: &[&str], input: &str) -> Output {
         "{} is built by `cargo test`, not by `cargo test --test it`",
         program.display()
     );
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env("MODEL_STORE_ROOT", dir.path().join("store"))
         .env("HF_HUB_CACHE", dir.path().join("hub"))
@@ -32,9 +33,12 @@ fn run(dir: &TempDir, arguments: &[&str], input: &str) -> Output {
         .env_remove("RUST_BACKTRACE")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::piped());
+    command
+}
+
+fn run(dir: &TempDir, arguments: &[&str], input: &str) -> Output {
+    let mut child = command(dir, arguments).spawn().unwrap();
     // A process that ends early closes the pipe, which is its right.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
@@ -57,6 +61,8 @@ fn a_story_comes_from_an_argument_or_from_the_standard_input() {
     let story = tell(&["Write about weather."], "");
     assert!(story.split_whitespace().count() > 3 && story.ends_with(".\n"), "{story}");
     assert_eq!(tell(&[], "Write about weather.\n"), story);
+    assert_eq!(tell(&[], "Write about weather.\nWrite about weather.\n"), story.repeat(2));
+    assert_eq!(tell(&["--whole"], "Write about weather."), story);
     let warm = ["--temperature", "1.0", "--seed"];
     let drawn = |seed: &str| tell(&[&warm[..], &[seed, "Write about weather."]].concat(), "");
     assert_eq!(drawn("5"), drawn("5"));
@@ -65,6 +71,29 @@ fn a_story_comes_from_an_argument_or_from_the_standard_input() {
     let stopped = tell(&["--stop", word, "Write about weather."], "");
     assert_eq!(stopped.trim_end_matches('\n'), &story[..story.find(word).unwrap()]);
     assert_eq!(tell(&["--raw", "--max-tokens", "1", "The ships"], "").lines().count(), 1);
+}
+
+/// A process that is asked twice, and between the two `current` moves: no restart, and it says who answers.
+#[test]
+fn the_next_prompt_is_answered_by_what_is_current_then() {
+    let dir = store();
+    let store = ModelStore::open(dir.path().join("store")).unwrap();
+    let agent = "synthesizer".parse().unwrap();
+    let mut child = command(&dir, &["--agent", "synthesizer", "--verbose"]).spawn().unwrap();
+    let (mut input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut stories = std::io::BufReader::new(output).lines();
+    let mut errors = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut said =
+        |wanted: &str| errors.by_ref().map(Result::unwrap).find(|line| line.contains(wanted)).unwrap();
+    said("synthesizer/v2");
+    writeln!(input, "Write about weather.").unwrap();
+    stories.next().unwrap().unwrap();
+    store.rollback(&agent, None, &model_store::MoveOptions::default()).unwrap();
+    said("note: synthesizer/v1 answers now (before: synthesizer/v2)");
+    writeln!(input, "Write about weather.").unwrap();
+    assert!(!stories.next().unwrap().unwrap().is_empty());
+    drop(input);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]
