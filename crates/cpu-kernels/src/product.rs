@@ -1,6 +1,6 @@
 //! Products with packed weights, tile by tile in registers.
 //!
-//! A tile is [`Tile::ROWS`] rows of the input against one panel, all of whose sums stay in registers while it runs
+//! A tile is a few rows of the input against one panel, all of whose sums stay in registers while it runs
 //! through the inputs: of sixteen vector registers AVX2 uses 6 × 2 for sums, 2 for a panel's row and one for the input;
 //! AVX-512 has thirty-two and uses 12 × 2. Panels and blocks of rows are cut so that a panel stays in the first cache
 //! while a block's rows come from the second (Goto and van de Geijn, "Anatomy of High-Performance Matrix
@@ -12,9 +12,10 @@ use crate::Activation;
 
 /// Vectors side by side in a panel.
 pub(crate) const VECTORS: usize = 2;
-/// Inputs that a panel is run through at a time: 384 rows of 16 floats are 24 KiB, and a first cache has 32 KiB or more.
+/// Inputs that a panel is run through at a time: 384 rows of 16 floats (AVX2) are 24 KiB of a first cache of 32, those of 32
+/// (AVX-512) 48 KiB of the second.
 const INPUT_BLOCK: usize = 384;
-/// Rows of the input that are run against every panel before the next: 128 of 384 floats are 192 KiB of the second cache.
+/// Rows of the input that are run against every panel before the next: 132 of 384 floats are 198 KiB of the second cache.
 const ROW_BLOCK: usize = 132;
 /// A cache line, which vectors of 64 bytes must not straddle.
 const LINE_BYTES: usize = 64;

@@ -183,3 +183,29 @@ pub(crate) fn groups(lengths: &[usize], workers: usize) -> Vec<Vec<usize>> {
     }
     groups
 }
+
+/// Padded tokens of a rectangle: what keeps a layer's buffers near the cache and its products large.
+const RECTANGLE_TOKENS: usize = 2048;
+
+/// Groups texts of like length for what computes on padded rectangles: lists of indices whose rectangle is no larger than
+/// is good for one run (or is one text), every index in one of them, longest texts first, so that the largest buffers come
+/// first.
+pub(crate) fn rectangles(lengths: &[usize]) -> Vec<Vec<usize>> {
+    let mut order: Vec<_> = (0..lengths.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(lengths[*index]));
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0;
+    for index in order {
+        match groups.last_mut() {
+            Some(group) if room > 0 => {
+                group.push(index);
+                room -= 1;
+            }
+            _ => {
+                groups.push(vec![index]);
+                room = (RECTANGLE_TOKENS / lengths[index].max(1)).saturating_sub(1);
+            }
+        }
+    }
+    groups
+}

@@ -60,7 +60,7 @@ impl TextClassifier {
         let model = Self { network, config, tokenizer, resolved: None };
         #[cfg(feature = "onnxruntime")]
         let model = model.checked()?;
-        tracing::info!(path = %dir.display(), backend = %model.backend(), "text classifier loaded");
+        tracing::debug!(path = %dir.display(), backend = %model.backend(), "text classifier loaded");
         Ok(model)
     }
 
@@ -109,7 +109,7 @@ impl TextClassifier {
                 model.0.map_batch(batch, |row, vectors| finite(row, model.1.run(vectors)))
             }
             #[cfg(feature = "onnxruntime")]
-            Network::Graph(_) => self.map(&batch.texts(), Ok),
+            Network::Graph(graph) => graph.map_batch(batch, |row, logits, _| finite(row, logits.to_vec())),
         }
     }
 

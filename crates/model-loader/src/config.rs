@@ -322,13 +322,29 @@ impl Raw {
             }
         };
         let num_layers = size("num_hidden_layers", self.num_hidden_layers)?;
+        if num_layers > 1 << 12 {
+            return Err(LoadError::config(
+                &path,
+                format!("`num_hidden_layers` is {num_layers}, out of range"),
+            ));
+        }
         let embedding = match (family, self.embedding_size) {
             (Family::Albert | Family::Electra, None) => 128,
             (Family::Albert | Family::Electra, given) => size("embedding_size", given)?,
             _ => hidden,
         };
         let modern = match family {
-            Family::ModernBert => Some(self.modern.check(num_layers, &path)?),
+            Family::ModernBert => {
+                // Its rotary positions turn halves of a head, and no tensor of the file is as long as the positions.
+                let head = hidden / heads;
+                if !head.is_multiple_of(2) || max_positions.saturating_mul(head) > 1 << 26 {
+                    let reason = format!(
+                        "heads of width {head} and {max_positions} positions are out of range for ModernBERT"
+                    );
+                    return Err(LoadError::config(&path, reason));
+                }
+                Some(self.modern.check(num_layers, &path)?)
+            }
             _ => None,
         };
         Ok(ModelConfig {

@@ -1,5 +1,6 @@
 //! Texts one after another without padding: what the encoder computes on, and what it gives.
 
+use crate::config::Family;
 use crate::{LoadError, ModelConfig, TokenBatch, Tokens};
 
 /// The tokens of one text as the embeddings look them up.
@@ -60,7 +61,9 @@ impl Rows {
     /// Whether the model has a row for each of them.
     pub(crate) fn check(&self, config: &ModelConfig) -> Result<(), LoadError> {
         let ModelConfig { vocab_size, type_vocab_size, max_positions, .. } = *config;
-        if self.positions.iter().any(|position| *position >= max_positions) {
+        // A distance bias reaches no further than a text may be long, whatever the ids make of positions.
+        let too_long = config.family == Family::Mpnet && self.len() > config.max_tokens();
+        if too_long || self.positions.iter().any(|position| *position >= max_positions) {
             return Err(LoadError::Tokens(format!(
                 "{} tokens where it has positions for {}",
                 self.len(),

@@ -71,6 +71,11 @@ impl SentenceEmbedder {
         let settings = Settings::read(dir)?;
         let (network, config, tokenizer) = match &modules.input {
             Input::Static { folder } => {
+                options.require_cpu()?;
+                if options.backend == Backend::OnnxRuntime {
+                    let reason = format!("{} is a table of vectors, which needs none", folder.display());
+                    return Err(LoadError::Backend { backend: options.backend, reason });
+                }
                 let table = StaticEmbedding::load(folder)?;
                 (Network::Static(table), None, Tokenizer::without_special_tokens(folder)?)
             }
@@ -98,7 +103,7 @@ impl SentenceEmbedder {
         let model = Self { network, config, tokenizer, pooling, steps, settings, width, resolved: None };
         #[cfg(feature = "onnxruntime")]
         let model = model.checked()?;
-        tracing::info!(path = %dir.display(), backend = %model.backend(), "sentence embedder loaded");
+        tracing::debug!(path = %dir.display(), backend = %model.backend(), "sentence embedder loaded");
         Ok(model)
     }
 
@@ -275,7 +280,13 @@ impl SentenceEmbedder {
                     finite(row, self.finish(self.pooling.pool(vectors, width, 0)))
                 })
             }
-            _ => self.map(&batch.texts(), 0, finite),
+            Network::Static(_) => self.map(&batch.texts(), 0, finite),
+            #[cfg(feature = "onnxruntime")]
+            Network::Graph(graph) if graph.gives_tokens() => graph.map_batch(batch, |row, vectors, width| {
+                finite(row, self.finish(self.pooling.pool(vectors, width, 0)))
+            }),
+            #[cfg(feature = "onnxruntime")]
+            Network::Graph(graph) => graph.map_batch(batch, |row, vector, _| finite(row, vector.to_vec())),
         }
     }
 

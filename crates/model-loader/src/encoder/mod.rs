@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::batch::groups;
+use crate::batch::{groups, rectangles};
 use crate::ragged::{Ragged, Rows};
 use crate::weights::Weights;
 use crate::{Backend, LoadError, LoadOptions, ModelConfig, TokenBatch, Tokens};
@@ -64,10 +64,12 @@ impl Encoder {
         weights: &Weights,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
-        if options.backend == Backend::Cpu {
+        let device = if options.backend == Backend::Cpu {
             options.require_cpu()?;
-        }
-        let device = options.candle_device()?;
+            candle_core::Device::Cpu
+        } else {
+            options.candle_device()?
+        };
         let runner = if options.backend == Backend::Candle || !device.is_cpu() {
             Runner::Candle(families::load(&config, weights, &on_candle::Candle { device })?)
         } else {
@@ -91,8 +93,8 @@ impl Encoder {
         }
     }
 
-    /// Runs the encoder on a padded batch: the last layer's vectors. How a text is padded does not change them beyond
-    /// float noise.
+    /// Runs the encoder on a padded batch: the last layer's vectors, as transformers gives them. How much padding follows
+    /// a text does not change them beyond float noise; padding before it moves its learned positions.
     pub fn forward(&self, batch: &TokenBatch) -> Result<Hidden, LoadError> {
         let (rows, seq, width) = (batch.rows(), batch.seq(), self.config.hidden);
         let mut values = vec![0.0; rows * seq * width];
@@ -157,7 +159,7 @@ impl Encoder {
                 }
             }
             Runner::Candle(_) => {
-                groups(&lengths, 1).iter().map(|group| run(group, 1)).collect::<Result<_, LoadError>>()?
+                rectangles(&lengths).iter().map(|group| run(group, 1)).collect::<Result<_, LoadError>>()?
             }
         };
         let mut sorted: Vec<Option<T>> = texts.iter().map(|_| None).collect();

@@ -3,6 +3,7 @@
 //! A template is a program from a model folder: its size, its work and its memory have limits, and it reaches nothing but
 //! the messages.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -100,6 +101,9 @@ pub(crate) struct ChatTemplate {
     tokens: Map<String, Json>,
 }
 
+/// More than any model has.
+const MAX_TEMPLATES: usize = 64;
+
 #[derive(Deserialize)]
 struct Named {
     name: String,
@@ -111,6 +115,29 @@ struct Named {
 enum Templates {
     One(String),
     Several(Vec<Named>),
+}
+
+/// The templates that transformers writes to a folder of their own, each named as its file.
+fn additional(dir: &Path) -> Result<Vec<Named>, LoadError> {
+    let folder = dir.join("additional_chat_templates");
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(LoadError::Read { path: folder, source }),
+    };
+    let mut named = Vec::new();
+    for entry in entries.take(MAX_TEMPLATES) {
+        let path = entry.map_err(LoadError::read(&folder))?.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+        let (Some(name), Some("jinja")) = (stem, path.extension().and_then(|end| end.to_str())) else {
+            continue;
+        };
+        let Some(bytes) = files::read(&path)? else { continue };
+        let template =
+            String::from_utf8(bytes).map_err(|_| LoadError::config(&path, "the template is not UTF-8"))?;
+        named.push(Named { name, template });
+    }
+    Ok(named)
 }
 
 impl ChatTemplate {
@@ -135,10 +162,11 @@ impl ChatTemplate {
                 }
             },
         };
-        let templates = match templates {
+        let mut templates = match templates {
             Templates::One(template) => vec![Named { name: "default".to_owned(), template }],
             Templates::Several(named) => named,
         };
+        templates.extend(additional(dir)?);
         Self::new(path, templates, special_tokens(&config)).map(Some)
     }
 

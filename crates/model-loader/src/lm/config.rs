@@ -203,6 +203,7 @@ impl Raw {
                 return Err(LoadError::config(&path, reason));
             }
         };
+        check_head_size(head_size, &path)?;
         let num_layers = need("num_hidden_layers", self.num_hidden_layers)?;
         let windows = self.windows(&path, &model_type, num_layers)?;
         let is_qwen2 = model_type == "qwen2";
@@ -266,4 +267,12 @@ impl Raw {
         };
         types.iter().map(one).collect()
     }
+}
+
+/// Before anything is as long as a head: no tensor has confirmed this number yet.
+pub(crate) fn check_head_size(head_size: usize, path: &Path) -> Result<(), LoadError> {
+    if (2..=1 << 14).contains(&head_size) && head_size.is_multiple_of(2) {
+        return Ok(());
+    }
+    Err(LoadError::config(path, format!("heads of width {head_size}: it is even, and from 2 to {}", 1 << 14)))
 }

@@ -16,6 +16,8 @@ use crate::files;
 /// Real headers hold a vocabulary and its merges, and stay below 20 MB.
 const MAX_HEADER_BYTES: u64 = 64 << 20;
 const MAX_ENTRIES: u64 = 1 << 20;
+/// Ten million values.
+const MAX_LIST_BYTES: u64 = 256 << 20;
 const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// Arrays of arrays are not known to be used.
@@ -24,7 +26,7 @@ const MAX_DEPTH: usize = 2;
 /// A value of the metadata.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Value {
-    Integer(i128),
+    Integer(i64),
     Float(f64),
     Bool(bool),
     Text(String),
@@ -60,8 +62,13 @@ impl Gguf {
         })?;
         let size = file.metadata().map_err(LoadError::read(path))?.len();
         let reader = file.try_clone().map_err(LoadError::read(path))?;
-        let mut header =
-            Header { path, reader: BufReader::new(reader), left: size.min(MAX_HEADER_BYTES), size };
+        let mut header = Header {
+            path,
+            reader: BufReader::new(reader),
+            left: size.min(MAX_HEADER_BYTES),
+            memory_left: MAX_LIST_BYTES,
+            size,
+        };
         if header.bytes::<4>()? != *b"GGUF" {
             return Err(header.damaged("it does not begin with `GGUF`"));
         }
@@ -149,6 +156,8 @@ struct Header<'a> {
     reader: BufReader<File>,
     /// What may still be read of it.
     left: u64,
+    /// What its lists may still take in memory.
+    memory_left: u64,
     size: u64,
 }
 
@@ -165,6 +174,15 @@ impl Header<'_> {
             );
         };
         self.left = left;
+        Ok(())
+    }
+
+    /// A byte of a file becomes a value of two dozen: what a list takes in memory is limited by itself.
+    fn spend(&mut self, bytes: u64) -> Result<(), LoadError> {
+        let Some(left) = self.memory_left.checked_sub(bytes) else {
+            return Err(self.damaged("the lists of its header are longer than any real one's"));
+        };
+        self.memory_left = left;
         Ok(())
     }
 
@@ -213,12 +231,15 @@ impl Header<'_> {
             9 if depth < MAX_DEPTH => {
                 let kind = self.u32()?;
                 let count = self.count()?;
-                // Each has a byte at least: the list grows no further than the file.
-                let items = (0..count).map(|_| self.value(kind, depth + 1));
+                let items = (0..count).map(|_| {
+                    self.spend(size_of::<Value>() as u64)?;
+                    self.value(kind, depth + 1)
+                });
                 Value::List(items.collect::<Result<_, _>>()?)
             }
-            10 => Value::Integer(self.u64()?.into()),
-            11 => Value::Integer(i64::from_le_bytes(self.bytes()?).into()),
+            // Nothing here is that large but a hash.
+            10 => Value::Integer(i64::try_from(self.u64()?).unwrap_or(i64::MAX)),
+            11 => Value::Integer(i64::from_le_bytes(self.bytes()?)),
             12 => Value::Float(f64::from_le_bytes(self.bytes()?)),
             other => return Err(self.damaged(&format!("its header has a value of the unknown kind {other}"))),
         })
@@ -257,8 +278,7 @@ impl Header<'_> {
     }
 }
 
-const SUPPORTED_KINDS: &str =
-    "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K";
+const SUPPORTED_KINDS: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K";
 
 /// By the numbers of `ggml.h`.
 fn kind(code: u32) -> Option<GgmlDType> {
@@ -275,7 +295,6 @@ fn kind(code: u32) -> Option<GgmlDType> {
         12 => GgmlDType::Q4K,
         13 => GgmlDType::Q5K,
         14 => GgmlDType::Q6K,
-        15 => GgmlDType::Q8K,
         30 => GgmlDType::BF16,
         _ => return None,
     })

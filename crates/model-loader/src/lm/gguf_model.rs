@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::quantized::QMatMul;
+use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Device, Tensor};
 
 use crate::LoadError;
-use crate::lm::config::LmConfig;
+use crate::lm::config::{LmConfig, check_head_size};
 use crate::lm::gguf::{Gguf, Value};
 use crate::lm::rope::{Pairs, Rope};
 use crate::lm::tensors::{Matrix, Tensors};
@@ -81,7 +81,12 @@ pub(crate) fn config(gguf: &Gguf) -> Result<LmConfig, LoadError> {
         let reason = "keys and values, or the part that is turned, have another width than the heads";
         return Err(error(reason.to_owned()));
     }
-    let mut rope = Rope::plain(head_size, number("rope.freq_base").unwrap_or(10_000.0));
+    check_head_size(head_size, &gguf.path)?;
+    let theta = number("rope.freq_base").unwrap_or(10_000.0);
+    if !(theta.is_finite() && theta > 0.0) {
+        return Err(error(format!("`{}` is {theta}", key("rope.freq_base"))));
+    }
+    let mut rope = Rope::plain(head_size, theta);
     rope.pairs = if arch == "llama" { Pairs::Neighbours } else { Pairs::Halves };
     match gguf.get(&key("rope.scaling.type")) {
         None => {}
@@ -105,7 +110,15 @@ pub(crate) fn config(gguf: &Gguf) -> Result<LmConfig, LoadError> {
     if gguf.contains("rope_freqs.weight") {
         let factors = gguf.read("rope_freqs.weight", &[head_size / 2], &Device::Cpu)?;
         let factors = factors.dequantize(&Device::Cpu).and_then(|factors| factors.to_vec1::<f32>());
-        rope.divide_by(&factors.map_err(LoadError::compute("the factors of the rotary positions"))?);
+        let factors = factors.map_err(LoadError::compute("the factors of the rotary positions"))?;
+        if factors.iter().any(|factor| !(factor.is_finite() && *factor > 0.0)) {
+            return Err(LoadError::Tensor {
+                path: gguf.path.clone(),
+                tensor: "rope_freqs.weight".to_owned(),
+                reason: "holds a factor that is not above 0: the model is broken, fetch it again".to_owned(),
+            });
+        }
+        rope.divide_by(&factors);
     }
     let num_layers = need("block_count")?;
     let vocab_size = match (integer("vocab_size"), gguf.get("tokenizer.ggml.tokens")) {
@@ -113,10 +126,12 @@ pub(crate) fn config(gguf: &Gguf) -> Result<LmConfig, LoadError> {
         (None, Some(Value::List(tokens))) => tokens.len(),
         _ => return Err(error(format!("`{}` is missing", key("vocab_size")))),
     };
-    let eos = match gguf.get("tokenizer.ggml.eos_token_id") {
+    // The end of a text, and the end of a turn in a conversation.
+    let ends = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
+    let eos = ends.iter().filter_map(|key| match gguf.get(key) {
         Some(Value::Integer(id)) => u32::try_from(*id).ok(),
         _ => None,
-    };
+    });
     LmConfig {
         path: gguf.path.clone(),
         model_type: arch.clone(),
@@ -136,7 +151,7 @@ pub(crate) fn config(gguf: &Gguf) -> Result<LmConfig, LoadError> {
         output_bias: gguf.contains("blk.0.attn_output.bias"),
         mlp_bias: gguf.contains("blk.0.ffn_gate.bias"),
         qk_norm: arch == "qwen3",
-        eos_ids: eos.into_iter().collect(),
+        eos_ids: eos.collect(),
     }
     .checked()
 }
@@ -150,7 +165,33 @@ pub(crate) struct GgufTensors<'a> {
     pub device: Device,
 }
 
+/// Rows that are unpacked at a time to look at them.
+const ROWS_CHECKED: usize = 1024;
+
 impl GgufTensors<'_> {
+    /// Looks at every number of a tensor that stays in blocks, which takes no more memory than some of its rows.
+    fn check_blocks(&self, blocks: &QTensor, name: &str, rows: usize) -> Result<(), LoadError> {
+        let failed = || LoadError::compute("a tensor of a GGUF file");
+        for first in (0..rows).step_by(ROWS_CHECKED) {
+            let last = rows.min(first + ROWS_CHECKED);
+            let ids = (first..last).map(|row| u32::try_from(row).unwrap_or(u32::MAX)).collect::<Vec<_>>();
+            let ids = Tensor::new(ids, &self.device).map_err(failed())?;
+            let part = blocks.embedding(&ids).and_then(|part| part.flatten_all()?.to_vec1::<f32>());
+            if !all_finite(&part.map_err(failed())?) {
+                return Err(self.broken(gguf_name(name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn broken(&self, tensor: String) -> LoadError {
+        LoadError::Tensor {
+            path: self.gguf.path.clone(),
+            tensor,
+            reason: "holds NaN or infinity: the model is broken, fetch it again".to_owned(),
+        }
+    }
+
     fn unpacked(&self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
         let name = gguf_name(name);
         let blocks = self.gguf.read(&name, shape, &Device::Cpu)?;
@@ -158,11 +199,7 @@ impl GgufTensors<'_> {
         let values = blocks.dequantize(&Device::Cpu).map_err(failed())?;
         let numbers = values.flatten_all().and_then(|values| values.to_vec1::<f32>()).map_err(failed())?;
         if !all_finite(&numbers) {
-            return Err(LoadError::Tensor {
-                path: self.gguf.path.clone(),
-                tensor: name,
-                reason: "holds NaN or infinity: the model is broken, fetch it again".to_owned(),
-            });
+            return Err(self.broken(name));
         }
         values.to_dtype(self.dtype).and_then(|values| values.to_device(&self.device)).map_err(failed())
     }
@@ -174,6 +211,7 @@ impl Tensors for GgufTensors<'_> {
             return self.unpacked(name, &[output, input]).map(Matrix::Dense);
         }
         let blocks = Arc::new(self.gguf.read(&gguf_name(name), &[output, input], &self.device)?);
+        self.check_blocks(&blocks, name, output)?;
         let product = QMatMul::from_arc(Arc::clone(&blocks));
         Ok(Matrix::Blocks(blocks, product.map_err(LoadError::compute("a tensor of a GGUF file"))?))
     }

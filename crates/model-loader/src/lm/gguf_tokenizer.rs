@@ -14,8 +14,8 @@ const WORDS: [&str; 2] = [
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 ];
 /// The kinds of `tokenizer.ggml.token_type` that are found in a text before it is cut into words.
-const CONTROL: i128 = 3;
-const USER_DEFINED: i128 = 4;
+const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
 
 /// Builds the byte-level BPE tokenizer that the metadata describe. Others are refused by name.
 pub(crate) fn tokenizer(gguf: &Gguf) -> Result<LmTokenizer, LoadError> {
@@ -65,7 +65,7 @@ pub(crate) fn tokenizer(gguf: &Gguf) -> Result<LmTokenizer, LoadError> {
         .collect();
     let vocab: Map<String, Json> =
         tokens.iter().enumerate().map(|(index, token)| ((*token).to_owned(), Json::from(index))).collect();
-    let bos = special(gguf, &tokens, "bos").filter(|_| flag(gguf, "tokenizer.ggml.add_bos_token"));
+    let bos = special(gguf, &tokens, "bos").filter(|_| adds_bos(gguf, pre));
     let post_processor = bos.map(|(id, token)| {
         let special = |kind| json!({ "SpecialToken": { "id": token, "type_id": kind } });
         json!({ "type": "TemplateProcessing",
@@ -104,8 +104,13 @@ fn text<'a>(gguf: &'a Gguf, key: &str) -> Option<&'a str> {
     }
 }
 
-fn flag(gguf: &Gguf, key: &str) -> bool {
-    matches!(gguf.get(key), Some(Value::Bool(true)))
+/// Whether a text begins with the token that begins texts. Files without the key are older than it; of those, Llama 3's do,
+/// as llama.cpp has it.
+fn adds_bos(gguf: &Gguf, pre: &str) -> bool {
+    match gguf.get("tokenizer.ggml.add_bos_token") {
+        Some(Value::Bool(adds)) => *adds,
+        _ => matches!(pre, "llama-bpe" | "llama3" | "llama-v3"),
+    }
 }
 
 fn texts<'a>(gguf: &'a Gguf, key: &str) -> Result<Vec<&'a str>, LoadError> {

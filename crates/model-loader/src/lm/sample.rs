@@ -43,7 +43,10 @@ impl Sampler {
     }
 
     fn draw(&mut self, logits: &[f32]) -> u32 {
-        let mut order: Vec<(u32, f32)> = (0..).zip(logits.iter().map(|x| x / self.temperature)).collect();
+        // From the largest down, so that a small temperature overflows on the side that is left out anyway.
+        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut order: Vec<(u32, f32)> =
+            (0..).zip(logits.iter().map(|x| (x - top) / self.temperature)).collect();
         order.sort_by(|(a, x), (b, y)| y.total_cmp(x).then(a.cmp(b)));
         if self.top_k > 0 {
             order.truncate(self.top_k);
@@ -130,6 +133,7 @@ mod tests {
         check("greedy", GenerateOptions::default(), &[1]);
         check("all", warm.clone(), &[0, 1, 2, 3]);
         check("cold", GenerateOptions { temperature: 1e-3, ..warm.clone() }, &[1]);
+        check("coldest", GenerateOptions { temperature: f32::MIN_POSITIVE, ..warm.clone() }, &[1]);
         check("top k", GenerateOptions { top_k: 2, ..warm.clone() }, &[1, 2]);
         check("top p, within the first", GenerateOptions { top_p: 0.6, ..warm.clone() }, &[1]);
         check("top p", GenerateOptions { top_p: 0.7, ..warm.clone() }, &[1, 2]);

@@ -54,6 +54,10 @@ impl LmTokenizer {
             .is_some_and(|token| token.len() == 6 && token.starts_with("<0x") && token.ends_with('>'))
     }
 
+    fn is_special(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+    }
+
     fn failed(&self, source: tokenizers::Error) -> LoadError {
         LoadError::Tokenizer { path: self.path.clone(), source }
     }
@@ -71,13 +75,18 @@ pub(crate) struct Detokenizer {
 impl Detokenizer {
     /// The text that is certain now that this token is there. A character whose bytes are not complete waits.
     pub(crate) fn push(&mut self, id: u32, tokenizer: &LmTokenizer) -> Result<String, LoadError> {
+        // It is left out of the text, and would be decoded again and again.
+        if tokenizer.is_special(id) {
+            return Ok(String::new());
+        }
         self.ids.push(id);
         // A run of byte tokens is read as a whole, or not at all.
         if tokenizer.is_byte(id) {
             return Ok(String::new());
         }
         let text = tokenizer.decode(&self.ids)?;
-        let certain = text.trim_end_matches(char::REPLACEMENT_CHARACTER).len();
+        // An incomplete character decodes to one of these; more than one are bytes that no character has.
+        let certain = text.strip_suffix(char::REPLACEMENT_CHARACTER).unwrap_or(&text).len();
         if certain <= self.given || !text.is_char_boundary(self.given) {
             return Ok(String::new());
         }

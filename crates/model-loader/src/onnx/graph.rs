@@ -6,12 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::{OnnxRuntime, OnnxSession, Places, SessionError};
+use crate::batch::rectangles;
 use crate::{Backend, LoadError, Output, TokenBatch, Tokens, files};
 
 /// Where a folder's graph may be: where this workspace puts it, and where Hub repositories have it.
 const FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
-/// Padded tokens per run: what keeps a layer's buffers near the cache and its products large.
-const TOKEN_BUDGET: usize = 2048;
 const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
 
 /// A graph, loaded, that gives one of the things wanted of it.
@@ -131,41 +130,39 @@ impl Graph {
         texts: &[Tokens],
         f: impl Fn(usize, &[f32], usize) -> Result<T, LoadError>,
     ) -> Result<Vec<T>, LoadError> {
+        let lengths: Vec<usize> = texts.iter().map(Tokens::len).collect();
         let mut results: Vec<Option<T>> = texts.iter().map(|_| None).collect();
-        for group in rectangles(texts, TOKEN_BUDGET) {
+        for group in rectangles(&lengths) {
             let batch = TokenBatch::pad(group.iter().map(|index| &texts[*index]), self.pad_id);
-            let Output { shape, values } = self.forward(&batch)?;
-            let width = shape[self.axes - 1];
-            let row = if self.gives_tokens() { batch.seq() * width } else { width };
-            for (index, row) in group.into_iter().zip(values.chunks_exact(row)) {
-                let kept = if self.gives_tokens() { texts[index].len() * width } else { width };
-                results[index] = Some(f(index, &row[..kept], width)?);
+            let found = self.map_batch(&batch, |row, values, width| f(group[row], values, width))?;
+            for (index, value) in group.into_iter().zip(found) {
+                results[index] = Some(value);
             }
         }
         Ok(results.into_iter().flatten().collect())
     }
-}
 
-/// Groups texts of like length: lists of indices whose padded rectangle holds at most `budget` tokens (or is one text),
-/// every index in one of them, longest texts first, so that the largest buffers come first.
-fn rectangles(texts: &[Tokens], budget: usize) -> Vec<Vec<usize>> {
-    let mut order: Vec<_> = (0..texts.len()).collect();
-    order.sort_by_key(|index| std::cmp::Reverse(texts[*index].len()));
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut room = 0;
-    for index in order {
-        match groups.last_mut() {
-            Some(group) if room > 0 => {
-                group.push(index);
-                room -= 1;
-            }
-            _ => {
-                groups.push(vec![index]);
-                room = (budget / texts[index].len().max(1)).saturating_sub(1);
-            }
+    /// [`map_texts`](Self::map_texts) for the rows of a batch as it is.
+    pub(crate) fn map_batch<T>(
+        &self,
+        batch: &TokenBatch,
+        f: impl Fn(usize, &[f32], usize) -> Result<T, LoadError>,
+    ) -> Result<Vec<T>, LoadError> {
+        let Output { shape, values } = self.forward(batch)?;
+        let width = shape[self.axes - 1];
+        if !self.gives_tokens() {
+            let rows = values.chunks_exact(width).enumerate();
+            return rows.map(|(index, row)| f(index, row, width)).collect();
         }
+        let masks = batch.mask().chunks_exact(batch.seq());
+        let rows = values.chunks_exact(batch.seq() * width).zip(masks).enumerate();
+        rows.map(|(index, (row, mask))| {
+            // Without the vectors of padding, which is on either side or nowhere.
+            let tokens = row.chunks_exact(width).zip(mask).filter(|(_, mask)| **mask == 1);
+            f(index, &tokens.flat_map(|(vector, _)| vector).copied().collect::<Vec<_>>(), width)
+        })
+        .collect()
     }
-    groups
 }
 
 /// The axes of a tensor of this type: −1 where any size goes.

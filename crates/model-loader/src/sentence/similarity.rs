@@ -30,8 +30,12 @@ impl Similarity {
     /// assert_eq!(Similarity::Dot.of(&[1.0, 2.0], &[3.0, 4.0]), 11.0);
     /// assert_eq!(Similarity::Manhattan.of(&[1.0, 2.0], &[3.0, 0.0]), -4.0);
     /// ```
+    ///
+    /// # Panics
+    /// If they are not of one length: vectors of two models, or cut to two dimensions, cannot be compared.
     #[must_use]
     pub fn of(self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len(), "vectors of one length");
         let differences = || a.iter().zip(b).map(|(a, b)| a - b);
         match self {
             Self::Cosine => dot(a, b) / (length(a) * length(b)),

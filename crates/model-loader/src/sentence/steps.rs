@@ -90,6 +90,9 @@ impl Step {
             Kind::Dense => {
                 let config: DenseConfig = required(&path)?;
                 fits(config.in_features)?;
+                if config.out_features == 0 {
+                    return Err(LoadError::config(&path, "`out_features` is 0"));
+                }
                 for (what, name) in [
                     ("module_input_name", config.module_input_name),
                     ("module_output_name", config.module_output_name),

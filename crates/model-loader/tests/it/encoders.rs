@@ -6,8 +6,9 @@ use std::fs;
 use model_loader::{Backend, Head, LoadOptions, Reference, TextClassifier, TokenBatch, Tokens};
 use model_store::exit;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use crate::support::{check_error, data, each_batching, max_abs, output, texts};
+use crate::support::{check_error, copy_of, data, each_batching, edit_json, max_abs, output, texts};
 
 /// What float32 sums in another order may differ by; the values are about 1.
 const MAX_ABS: f32 = 1e-4;
@@ -153,4 +154,27 @@ fn a_device_that_is_not_there_is_an_error_or_the_cpu_where_that_is_allowed() {
     check_error("cuda", &error, exit::ENVIRONMENT, &["cuda:7", "cpu"]);
     let allowed = LoadOptions { cpu_fallback: true, ..options };
     assert_eq!(TextClassifier::from_dir_with(&folder, &allowed).unwrap().backend(), Backend::Cpu);
+}
+
+/// Numbers that no tensor confirms were believed: tables of a hundred gigabytes, layers without end.
+#[test]
+fn sizes_that_no_tensor_confirms_are_limited() {
+    let check = |folder: &str, changes: Value, part: &str| {
+        let copy = copy_of(folder);
+        edit_json(&copy.path().join("config.json"), &changes);
+        let error = TextClassifier::from_dir(copy.path()).unwrap_err();
+        check_error(folder, &error, exit::CORRUPT, &["config.json", part]);
+    };
+    check("encoders/modernbert-cls", json!({ "max_position_embeddings": 1 << 24 }), "16777216 positions");
+    check("encoders/modernbert-cls", json!({ "num_attention_heads": 8 }), "heads of width 3");
+    check("encoders/albert", json!({ "num_hidden_layers": 1 << 23 }), "`num_hidden_layers`");
+}
+
+/// It failed an assertion: padding ids all have one position, so a text of them seemed to fit.
+#[test]
+fn a_text_of_padding_ids_is_no_shorter_than_it_is() {
+    let classifier = TextClassifier::from_dir(data("encoders/mpnet")).unwrap();
+    let batch = TokenBatch::from_parts(1, 600, vec![1; 600], vec![1; 600], vec![0; 600]).unwrap();
+    let error = classifier.logits(&batch).unwrap_err();
+    check_error("600 tokens", &error, exit::FAILURE, &["600 tokens"]);
 }

@@ -52,7 +52,9 @@ fn configurations_without_sense_are_errors() {
     corrupt("a huge vocabulary", json!({ "vocab_size": 1_u64 << 40 }), &["`vocab_size`", "out of range"]);
     corrupt("heads", json!({ "num_key_value_heads": 3 }), &["4 is not a multiple", "3"]);
     corrupt("no heads", json!({ "num_attention_heads": 0 }), &["num_attention_heads"]);
-    corrupt("an odd head", json!({ "head_dim": 7 }), &["`head_dim` 7 is odd"]);
+    corrupt("an odd head", json!({ "head_dim": 7 }), &["heads of width 7", "even"]);
+    // It asked the allocator for terabytes, which ends a process that serves another version.
+    corrupt("an endless head", json!({ "head_dim": 1_u64 << 40 }), &["heads of width 1099511627776"]);
     corrupt("an eps", json!({ "rms_norm_eps": -1.0 }), &["`rms_norm_eps` is -1"]);
     corrupt("layer types", json!({ "layer_types": ["full_attention"] }), &["1 layers of 2"]);
     let sliding = json!({ "layer_types": ["full_attention", "sliding_attention"] });
@@ -154,9 +156,11 @@ fn damaged_gguf_files_are_named_with_what_is_wrong() {
     };
     let folder = model("lm-gguf-llama");
     spoil(folder.path());
-    let options = LmOptions { precision: model_loader::Precision::Float32, ..LmOptions::default() };
-    let error = CausalLm::from_dir(folder.path(), &options).unwrap_err();
-    check_error("not a number", &error, exit::CORRUPT, &["model.gguf", "tensor", "holds NaN"]);
+    for precision in [model_loader::Precision::Float32, model_loader::Precision::Auto] {
+        let options = LmOptions { precision, ..LmOptions::default() };
+        let error = CausalLm::from_dir(folder.path(), &options).unwrap_err();
+        check_error("not a number", &error, exit::CORRUPT, &["model.gguf", "tensor", "holds NaN"]);
+    }
 
     let no_tokenizer = |folder: &Path| fs::remove_file(folder.join("tokenizer.json")).unwrap();
     let spoil = |folder: &Path| {

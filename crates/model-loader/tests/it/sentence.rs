@@ -318,6 +318,7 @@ fn modules_that_cannot_be_run_are_refused_by_name() {
         &["module_input_name", "token_embeddings"],
     );
     check("width", &dense(json!({ "in_features": 33 })), exit::CORRUPT, &["length 33", "32"]);
+    check("nothing", &dense(json!({ "out_features": 0 })), exit::CORRUPT, &["`out_features` is 0"]);
     check(
         "shape",
         &dense(json!({ "out_features": 21 })),
