@@ -39,7 +39,24 @@ pub enum Family {
     Roberta,
 }
 
+fn unsupported(path: &Path, what: &'static str, found: &str, supported: &'static str) -> LoadError {
+    LoadError::Unsupported { path: path.to_owned(), what, found: found.to_owned(), supported }
+}
+
 impl Family {
+    fn of(model_type: &str, path: &Path) -> Result<Self, LoadError> {
+        Ok(match model_type {
+            "albert" => Self::Albert,
+            "bert" => Self::Bert,
+            "distilbert" => Self::DistilBert,
+            "electra" => Self::Electra,
+            "modernbert" => Self::ModernBert,
+            "mpnet" => Self::Mpnet,
+            "roberta" | "xlm-roberta" | "camembert" => Self::Roberta,
+            other => return Err(unsupported(path, "model_type", other, SUPPORTED_MODEL_TYPES)),
+        })
+    }
+
     /// Whether positions are counted from the padding id on, as fairseq did.
     pub(crate) fn counts_from_pad(self) -> bool {
         matches!(self, Self::Roberta | Self::Mpnet)
@@ -120,6 +137,7 @@ pub struct ModelConfig {
 
 /// What only `ModernBERT` has.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of a file format")]
 pub(crate) struct ModernBert {
     /// How far to either side a local layer looks.
     pub window: usize,
@@ -252,25 +270,11 @@ impl Raw {
 
     fn check(mut self, path: PathBuf) -> Result<ModelConfig, LoadError> {
         self.rename();
-        let unsupported = |what, found: &str, supported| LoadError::Unsupported {
-            path: path.clone(),
-            what,
-            found: found.to_owned(),
-            supported,
-        };
+        let unsupported = |what, found: &str, supported| unsupported(&path, what, found, supported);
         let model_type = self.model_type.clone().ok_or_else(|| {
             LoadError::config(&path, "`model_type` is missing: which architecture is this?")
         })?;
-        let family = match model_type.as_str() {
-            "albert" => Family::Albert,
-            "bert" => Family::Bert,
-            "distilbert" => Family::DistilBert,
-            "electra" => Family::Electra,
-            "modernbert" => Family::ModernBert,
-            "mpnet" => Family::Mpnet,
-            "roberta" | "xlm-roberta" | "camembert" => Family::Roberta,
-            other => return Err(unsupported("model_type", other, SUPPORTED_MODEL_TYPES)),
-        };
+        let family = Family::of(&model_type, &path)?;
         let position = self.position_embedding_type.as_deref().unwrap_or("absolute");
         if position != "absolute" {
             return Err(unsupported("position_embedding_type", position, "absolute"));
@@ -310,17 +314,7 @@ impl Raw {
         let activation = Activation::from_name(act)
             .ok_or_else(|| unsupported("hidden_act", act, Activation::SUPPORTED))?;
         let labels = self.labels(&path)?;
-        let scoring = match (self.problem_type.as_deref(), labels.len()) {
-            (Some("regression"), _) => Scoring::Identity,
-            (Some("multi_label_classification"), _) | (Some("single_label_classification") | None, 1) => {
-                Scoring::Sigmoid
-            }
-            (Some("single_label_classification") | None, _) => Scoring::Softmax,
-            (Some(other), _) => {
-                let supported = "regression, single_label_classification, multi_label_classification";
-                return Err(unsupported("problem_type", other, supported));
-            }
-        };
+        let scoring = self.scoring(labels.len(), &path)?;
         let num_layers = size("num_hidden_layers", self.num_hidden_layers)?;
         if num_layers > 1 << 12 {
             return Err(LoadError::config(
@@ -366,6 +360,20 @@ impl Raw {
             modern,
             model_type,
             path,
+        })
+    }
+
+    fn scoring(&self, labels: usize, path: &Path) -> Result<Scoring, LoadError> {
+        Ok(match (self.problem_type.as_deref(), labels) {
+            (Some("regression"), _) => Scoring::Identity,
+            (Some("multi_label_classification"), _) | (Some("single_label_classification") | None, 1) => {
+                Scoring::Sigmoid
+            }
+            (Some("single_label_classification") | None, _) => Scoring::Softmax,
+            (Some(other), _) => {
+                let supported = "regression, single_label_classification, multi_label_classification";
+                return Err(unsupported(path, "problem_type", other, supported));
+            }
         })
     }
 

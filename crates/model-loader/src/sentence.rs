@@ -52,7 +52,7 @@ pub struct SentenceEmbedder {
 /// What a text's tokens go through first.
 #[derive(Debug)]
 enum Network {
-    Encoder(Encoder),
+    Encoder(Box<Encoder>),
     Static(StaticEmbedding),
     #[cfg(feature = "onnxruntime")]
     Graph(crate::onnx::Graph),
@@ -380,7 +380,7 @@ impl Network {
     ) -> Result<(Self, Tokenizer), LoadError> {
         if options.backend != Backend::OnnxRuntime {
             let (tokenizer, encoder) = load_both(folder, config, options)?;
-            return Ok((Self::Encoder(encoder), tokenizer));
+            return Ok((Self::Encoder(Box::new(encoder)), tokenizer));
         }
         #[cfg(feature = "onnxruntime")]
         {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Activation, ModernBert};
+use super::{Activation, ModernBert, unsupported};
 use crate::LoadError;
 
 /// Older files have the thetas as keys of their own, newer ones in `rope_parameters`; the layers' kinds follow from a
@@ -37,12 +37,7 @@ struct Rope {
 impl RawModern {
     /// With the defaults of transformers' `ModernBertConfig`.
     pub(super) fn check(&self, num_layers: usize, path: &Path) -> Result<ModernBert, LoadError> {
-        let unsupported = |what, found: &str, supported| LoadError::Unsupported {
-            path: path.to_owned(),
-            what,
-            found: found.to_owned(),
-            supported,
-        };
+        let unsupported = |what, found: &str, supported| unsupported(path, what, found, supported);
         if let Some(scaling) = self.rope_scaling.as_ref().filter(|value| !value.is_null()) {
             return Err(unsupported("rope_scaling", &scaling.to_string(), "null"));
         }

@@ -54,7 +54,7 @@ pub(crate) struct Layer<K: Kernels> {
     pub attention: usize,
 }
 
-/// Rotary positions (Su et al., "RoFormer", 2021), by halves: element `i` of a head turns with element `i + half`.
+/// Rotary positions (Su et al., "`RoFormer`", 2021), by halves: element `i` of a head turns with element `i + half`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Rotary {
     pub half: usize,
@@ -85,7 +85,7 @@ pub(crate) fn load<K: Kernels>(
     let reader = Reader { config, scope, kernels };
     match &config.modern {
         Some(modern) => reader.modern(modern),
-        None => reader.post_norm(names(config.family)),
+        None => reader.post_norm(&names(config.family)),
     }
 }
 
@@ -166,7 +166,7 @@ struct Reader<'a, K> {
 
 impl<K: Kernels> Reader<'_, K> {
     /// Everything but `ModernBERT`: learned positions, a norm after each block.
-    fn post_norm(&self, names: Names) -> Result<Model<K>, LoadError> {
+    fn post_norm(&self, names: &Names) -> Result<Model<K>, LoadError> {
         let Self { config, scope, .. } = self;
         let ModelConfig { family, hidden, embedding, intermediate, .. } = **config;
         let layer = |index: usize| {

@@ -59,11 +59,6 @@ pub(crate) fn config(gguf: &Gguf) -> Result<LmConfig, LoadError> {
         Some(Value::Integer(value)) => usize::try_from(*value).ok(),
         _ => None,
     };
-    let number = |name: &str| match gguf.get(&key(name)) {
-        #[expect(clippy::cast_possible_truncation, reason = "stored as float32")]
-        Some(Value::Float(value)) => Some(*value as f32),
-        _ => None,
-    };
     let need = |name: &str| integer(name).ok_or_else(|| error(format!("`{}` is missing", key(name))));
     let (hidden, heads) = (need("embedding_length")?, need("attention.head_count")?);
     if integer("expert_count").is_some_and(|count| count > 0) {
@@ -81,6 +76,48 @@ pub(crate) fn config(gguf: &Gguf) -> Result<LmConfig, LoadError> {
         let reason = "keys and values, or the part that is turned, have another width than the heads";
         return Err(error(reason.to_owned()));
     }
+    let rope = rope(gguf, arch, head_size)?;
+    let num_layers = need("block_count")?;
+    let vocab_size = match (integer("vocab_size"), gguf.get("tokenizer.ggml.tokens")) {
+        (Some(size), _) => size,
+        (None, Some(Value::List(tokens))) => tokens.len(),
+        _ => return Err(error(format!("`{}` is missing", key("vocab_size")))),
+    };
+    // The end of a text, and the end of a turn in a conversation.
+    let ends = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
+    let eos = ends.iter().filter_map(|key| match gguf.get(key) {
+        Some(Value::Integer(id)) => u32::try_from(*id).ok(),
+        _ => None,
+    });
+    LmConfig {
+        path: gguf.path.clone(),
+        model_type: arch.clone(),
+        vocab_size,
+        hidden,
+        num_layers,
+        heads,
+        kv_heads: integer("attention.head_count_kv").unwrap_or(heads),
+        head_size,
+        intermediate: need("feed_forward_length")?,
+        rms_norm_eps: number(gguf, &key("attention.layer_norm_rms_epsilon")).unwrap_or(1e-6),
+        max_positions: need("context_length")?,
+        tied: !gguf.contains("output.weight"),
+        rope,
+        windows: vec![integer("attention.sliding_window").filter(|size| *size > 0); num_layers.min(1 << 12)],
+        qkv_bias: gguf.contains("blk.0.attn_q.bias"),
+        output_bias: gguf.contains("blk.0.attn_output.bias"),
+        mlp_bias: gguf.contains("blk.0.ffn_gate.bias"),
+        qk_norm: arch == "qwen3",
+        eos_ids: eos.collect(),
+    }
+    .checked()
+}
+
+/// How positions turn the heads.
+fn rope(gguf: &Gguf, arch: &str, head_size: usize) -> Result<Rope, LoadError> {
+    let key = |name: &str| format!("{arch}.{name}");
+    let error = |reason: String| LoadError::config(&gguf.path, reason);
+    let number = |name: &str| number(gguf, &key(name));
     check_head_size(head_size, &gguf.path)?;
     let theta = number("rope.freq_base").unwrap_or(10_000.0);
     if !(theta.is_finite() && theta > 0.0) {
@@ -120,40 +157,15 @@ pub(crate) fn config(gguf: &Gguf) -> Result<LmConfig, LoadError> {
         }
         rope.divide_by(&factors);
     }
-    let num_layers = need("block_count")?;
-    let vocab_size = match (integer("vocab_size"), gguf.get("tokenizer.ggml.tokens")) {
-        (Some(size), _) => size,
-        (None, Some(Value::List(tokens))) => tokens.len(),
-        _ => return Err(error(format!("`{}` is missing", key("vocab_size")))),
-    };
-    // The end of a text, and the end of a turn in a conversation.
-    let ends = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
-    let eos = ends.iter().filter_map(|key| match gguf.get(key) {
-        Some(Value::Integer(id)) => u32::try_from(*id).ok(),
+    Ok(rope)
+}
+
+fn number(gguf: &Gguf, key: &str) -> Option<f32> {
+    match gguf.get(key) {
+        #[expect(clippy::cast_possible_truncation, reason = "stored as float32")]
+        Some(Value::Float(value)) => Some(*value as f32),
         _ => None,
-    });
-    LmConfig {
-        path: gguf.path.clone(),
-        model_type: arch.clone(),
-        vocab_size,
-        hidden,
-        num_layers,
-        heads,
-        kv_heads: integer("attention.head_count_kv").unwrap_or(heads),
-        head_size,
-        intermediate: need("feed_forward_length")?,
-        rms_norm_eps: number("attention.layer_norm_rms_epsilon").unwrap_or(1e-6),
-        max_positions: need("context_length")?,
-        tied: !gguf.contains("output.weight"),
-        rope,
-        windows: vec![integer("attention.sliding_window").filter(|size| *size > 0); num_layers.min(1 << 12)],
-        qkv_bias: gguf.contains("blk.0.attn_q.bias"),
-        output_bias: gguf.contains("blk.0.attn_output.bias"),
-        mlp_bias: gguf.contains("blk.0.ffn_gate.bias"),
-        qk_norm: arch == "qwen3",
-        eos_ids: eos.collect(),
     }
-    .checked()
 }
 
 /// A GGUF file's tensors, under the names that transformers has for them.

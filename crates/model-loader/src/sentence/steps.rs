@@ -132,7 +132,9 @@ impl Step {
                 let mut out = vec![0.0; layer.outputs()];
                 linear(vector, layer, activation, &mut out);
                 if is_sigmoid {
-                    out.iter_mut().for_each(|x| *x = sigmoid(*x));
+                    for x in &mut out {
+                        *x = sigmoid(*x);
+                    }
                 }
                 *vector = out;
             }
