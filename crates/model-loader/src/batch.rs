@@ -185,7 +185,7 @@ pub(crate) fn groups(lengths: &[usize], workers: usize) -> Vec<Vec<usize>> {
 }
 
 /// Padded tokens of a rectangle: what keeps a layer's buffers near the cache and its products large.
-const RECTANGLE_TOKENS: usize = 2048;
+const RECTANGLE_TOKENS: usize = 1024;
 
 /// Groups texts of like length for what computes on padded rectangles: lists of indices whose rectangle is no larger than
 /// is good for one run (or is one text), every index in one of them, longest texts first, so that the largest buffers come

@@ -200,8 +200,8 @@ impl Run<'_> {
             Ok((verdict, summary))
         })?;
         let reference = job.reference.as_deref().map_or_else(
-            || "the model itself, candle, fp32".to_owned(),
-            |folder| format!("{}, candle, fp32", folder.display()),
+            || "the model itself, own kernels, fp32".to_owned(),
+            |folder| format!("{}, own kernels, fp32", folder.display()),
         );
         let tools = json!({
             "trt-compiler": env!("CARGO_PKG_VERSION"),
