@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::fs;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::{fs, io};
 
 use common::Failure;
 use model_loader::{LoadError, Loaded, SentenceEmbedder};
@@ -103,8 +103,10 @@ impl Index {
 }
 
 fn documents(path: &str) -> Result<Vec<Document>, Failure> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| Failure::Other(format!("cannot read {path}: {error}"), exit::NOT_FOUND))?;
+    let text = fs::read_to_string(path).map_err(|error| {
+        let code = if error.kind() == io::ErrorKind::NotFound { exit::NOT_FOUND } else { exit::FAILURE };
+        Failure::Other(format!("cannot read {path}: {error}"), code)
+    })?;
     let lines = (1..).zip(text.lines()).filter(|(_, text)| !text.trim().is_empty());
     Ok(lines.map(|(line, text)| Document { line, text: text.to_owned() }).collect())
 }

@@ -219,8 +219,7 @@ impl AgentMap {
             version: text("adapter_version")?,
             subdir: text("adapter_subdir")?,
         };
-        let is_named =
-            [&adapter.name, &adapter.model_store_path, &adapter.version].iter().any(|key| key.is_some());
+        let is_named = adapter != MapAdapter::default();
         Ok(MapEntry {
             base_ref,
             base,

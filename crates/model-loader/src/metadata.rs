@@ -49,7 +49,7 @@ pub struct AgentMetadata {
 /// # Ok::<(), model_loader::LoadError>(())
 /// ```
 pub fn metadata(agent: &str, options: &ResolveOptions) -> Result<AgentMetadata, LoadError> {
-    let entry = Search::new(agent, options)?.entry;
+    let entry = Search::new(agent, options, resolve::Scope::Allowed)?.entry;
     let resolution = resolve::dry_run(agent, options)?;
     let model = resolution.model;
     let adapter = model.as_ref().and_then(|model| model.adapter().cloned());

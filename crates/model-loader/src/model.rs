@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -19,8 +21,14 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// How it is loaded. Its `Debug` text tells shared instances apart, so it must show every field.
     type Options: Clone + fmt::Debug + Default + Send + Sync + 'static;
 
-    /// Whether it merges an adapter that the agent map names.
+    /// Whether it merges an adapter that the agent map, or the caller, names.
     const MERGES_ADAPTERS: bool = false;
+
+    /// The folder of an adapter that the options name: it is looked for with the model.
+    fn adapter(options: &Self::Options) -> Option<&Path> {
+        let _ = options;
+        None
+    }
 
     /// Loads it from its folder.
     fn load_from(found: &ResolvedModel, options: &Self::Options) -> Result<Self, LoadError>;
@@ -46,9 +54,21 @@ pub struct Contract(Vec<(&'static str, String)>);
 /// ```
 #[derive(Debug)]
 pub struct Loaded<M> {
-    model: M,
+    tested: Arc<Tested<M>>,
     resolved: ResolvedModel,
+}
+
+/// A model and what its self-test gave: what agents that use the same files share.
+#[derive(Debug)]
+pub(crate) struct Tested<M> {
+    model: M,
     contract: Contract,
+}
+
+/// The options of a search for a model that is loaded like this: an adapter that the loading names is searched for, too.
+pub(crate) fn search_for<M: Model>(options: &ResolveOptions, load: &M::Options) -> ResolveOptions {
+    let adapter_folder = M::adapter(load).map(Path::to_owned).or(options.adapter_folder.clone());
+    ResolveOptions { adapter_folder, ..options.clone() }
 }
 
 impl Contract {
@@ -96,7 +116,8 @@ impl Contract {
 impl<M: Model> Loaded<M> {
     /// Finds an agent's model, loads it and runs its self-test.
     pub fn load(agent: &str, options: &ResolveOptions, load: &M::Options) -> Result<Self, LoadError> {
-        let (loaded, _) = resolve::load_resolved(agent, options, |found| Self::from_resolved(found, load))?;
+        let options = search_for::<M>(options, load);
+        let (loaded, _) = resolve::load_resolved(agent, &options, |found| Self::from_resolved(found, load))?;
         Ok(loaded)
     }
 
@@ -106,13 +127,23 @@ impl<M: Model> Loaded<M> {
         let contract = model.self_test()?;
         if let (false, Some(adapter)) = (M::MERGES_ADAPTERS, found.adapter()) {
             let agent = found.agent();
-            tracing::warn!(agent, %adapter, "the agent map names an adapter, which this kind of model does not merge");
+            tracing::warn!(agent, %adapter, "an adapter is named, which this kind of model does not merge");
         }
-        Ok(Self { model, resolved: found.clone(), contract })
+        Ok(Self { tested: Arc::new(Tested { model, contract }), resolved: found.clone() })
     }
 }
 
 impl<M> Loaded<M> {
+    /// A model that is loaded already, for another who found it.
+    pub(crate) fn again(tested: Arc<Tested<M>>, found: &ResolvedModel) -> Self {
+        Self { tested, resolved: found.clone() }
+    }
+
+    /// What others may share.
+    pub(crate) fn tested(&self) -> &Arc<Tested<M>> {
+        &self.tested
+    }
+
     /// Where it came from.
     #[must_use]
     pub fn resolved(&self) -> &ResolvedModel {
@@ -122,7 +153,7 @@ impl<M> Loaded<M> {
     /// What its self-test gave.
     #[must_use]
     pub fn contract(&self) -> &Contract {
-        &self.contract
+        &self.tested.contract
     }
 }
 
@@ -130,13 +161,13 @@ impl<M> Deref for Loaded<M> {
     type Target = M;
 
     fn deref(&self) -> &M {
-        &self.model
+        &self.tested.model
     }
 }
 
 impl<M> AsRef<M> for Loaded<M> {
     fn as_ref(&self) -> &M {
-        &self.model
+        &self.tested.model
     }
 }
 
@@ -183,11 +214,22 @@ impl Model for CausalLm {
 
     const MERGES_ADAPTERS: bool = true;
 
-    /// With the adapter that the agent map names, unless the options name one.
+    fn adapter(options: &LmOptions) -> Option<&Path> {
+        options.adapter.as_deref()
+    }
+
+    /// With the adapter that was found with the model, and no other: what is merged is what [`ResolvedModel`] says.
     fn load_from(found: &ResolvedModel, options: &LmOptions) -> Result<Self, LoadError> {
-        let named = found.adapter().map(|adapter| adapter.path().to_owned());
-        let options = LmOptions { adapter: options.adapter.clone().or(named), ..options.clone() };
-        Self::from_dir(found.path(), &options)
+        if let Some(folder) = options.adapter.as_deref().filter(|folder| !found.has_adapter_asked_for(folder))
+        {
+            return Err(LoadError::Asked(format!(
+                "the adapter {} was not looked for with the model {}: name it in ResolveOptions::adapter_folder",
+                folder.display(),
+                found.short_name()
+            )));
+        }
+        let adapter = found.adapter().map(|adapter| adapter.path().to_owned());
+        Self::from_dir(found.path(), &LmOptions { adapter, ..options.clone() })
     }
 
     /// Any model may take another's place: a prompt is text, and so is what follows it.
@@ -198,7 +240,7 @@ impl Model for CausalLm {
     }
 }
 
-fn failed(config: &std::path::Path, reason: String) -> LoadError {
+fn failed(config: &Path, reason: String) -> LoadError {
     let model = config.parent().unwrap_or(config).display().to_string();
     LoadError::SelfTest { model, reason }
 }

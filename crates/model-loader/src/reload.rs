@@ -2,7 +2,8 @@
 //!
 //! One thread looks after the store. A new version is loaded beside the old one and tested, then one pointer is swapped:
 //! whoever asks next gets the new one, and whoever is at work keeps the old one to the end. What does not load, fails its
-//! test or changes what its users build on is refused, and the old one goes on.
+//! test or changes what its users build on is refused, and the old one goes on. What was refused is tried again after a
+//! while, since a repair may mend it.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,13 +15,19 @@ use model_store::{AgentName, Digest, ModelStore, Selector, StoreError, VersionNa
 use serde::Serialize;
 
 use crate::LoadError;
-use crate::model::{Contract, Loaded, Model};
-use crate::resolve::{self, ResolveOptions, ResolvedModel, Search, Strictness};
+use crate::model::{self, Contract, Loaded, Model};
+use crate::resolve::{self, ResolveOptions, ResolvedModel, Scope, Search};
 
 /// How often the store is looked at, unless set otherwise.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// More often would keep a core busy.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+/// Less often would be never, and the clock cannot add much more.
+const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
+/// When a refused version is tried again first, unless set otherwise.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// A refused version is tried again at least this often: it may take as long to verify and load as a good one.
+const LONGEST_RETRY: Duration = Duration::from_mins(8);
 
 /// Who is told of what happens.
 type Observer = Arc<dyn Fn(&ReloadEvent) + Send + Sync>;
@@ -29,6 +36,7 @@ type Observer = Arc<dyn Fn(&ReloadEvent) + Send + Sync>;
 #[derive(Clone)]
 pub struct Watching {
     interval: Duration,
+    retry_after: Duration,
     observer: Option<Observer>,
 }
 
@@ -115,15 +123,24 @@ struct State {
 
 impl Default for Watching {
     fn default() -> Self {
-        Self { interval: INTERVAL, observer: None }
+        Self { interval: INTERVAL, retry_after: RETRY_AFTER, observer: None }
     }
 }
 
 impl Watching {
-    /// How often the store is looked at; twice a second unless set. A notice from the kernel usually comes before.
+    /// How often the store is looked at, at least once an hour; twice a second unless set. A notice from the kernel usually
+    /// comes before.
     #[must_use]
     pub fn every(self, interval: Duration) -> Self {
-        Self { interval: interval.max(SHORTEST_INTERVAL), ..self }
+        Self { interval: interval.clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL), ..self }
+    }
+
+    /// How long after its refusal a version is tried again that is current still; 30 seconds unless set. Each further try
+    /// comes after twice as long, and at least every 8 minutes. A version that would change the
+    /// [`Contract`] is not tried again: nothing mends that.
+    #[must_use]
+    pub fn retrying_after(self, delay: Duration) -> Self {
+        Self { retry_after: delay.clamp(SHORTEST_INTERVAL, LONGEST_RETRY), ..self }
     }
 
     /// Who is told what happens, on the thread that looks after the store: the next version waits until this returns.
@@ -135,8 +152,10 @@ impl Watching {
 
 impl fmt::Debug for Watching {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { interval, observer } = self;
-        f.debug_struct("Watching").field("interval", interval).field("observer", &observer.is_some()).finish()
+        let Self { interval, retry_after, observer } = self;
+        let mut shown = f.debug_struct("Watching");
+        shown.field("interval", interval).field("retry_after", retry_after);
+        shown.field("observer", &observer.is_some()).finish()
     }
 }
 
@@ -154,8 +173,10 @@ impl<M: Model> Reloading<M> {
         load: &M::Options,
         watching: Watching,
     ) -> Result<Self, LoadError> {
-        let sights = Search::new(agent, options)?.sights()?;
-        let first = Loaded::<M>::load(agent, options, load)?;
+        let options = model::search_for::<M>(options, load);
+        // What is wrong with a name or the agent map, this says best.
+        let first = Loaded::<M>::load(agent, &options, load)?;
+        let sights = Search::new(agent, &options, Scope::StoreOnly)?.sights()?;
         let inner = Arc::new(Inner {
             served: ArcSwap::from_pointee(first),
             state: Mutex::default(),
@@ -164,11 +185,12 @@ impl<M: Model> Reloading<M> {
         let keeper = Keeper {
             inner: Arc::downgrade(&inner),
             agent: agent.to_owned(),
-            options: ResolveOptions { strictness: Strictness::Strict, folder: None, ..options.clone() },
+            options,
             load: load.clone(),
             watching,
             seen: vec![None; sights.len()],
             looked: false,
+            retry: None,
             sights,
             store: None,
             watch: None,
@@ -245,6 +267,8 @@ struct Keeper<M: Model> {
     sights: Vec<(AgentName, Selector)>,
     seen: Vec<Seen>,
     looked: bool,
+    /// When what was refused is tried again, and how long that was put off.
+    retry: Option<(Instant, Duration)>,
     store: Option<ModelStore>,
     watch: Option<Watch>,
     /// Models that were replaced. The last clone is dropped here, so that no request pays for freeing its memory.
@@ -263,7 +287,11 @@ impl<M: Model> Keeper<M> {
             match self.look() {
                 Ok(seen) => {
                     inner.state().trouble = None;
-                    if !self.looked || seen != self.seen {
+                    let moved = !self.looked || seen != self.seen;
+                    if moved {
+                        self.retry = None;
+                    }
+                    if moved || self.retry.is_some_and(|(at, _)| at <= Instant::now()) {
                         self.seen = seen;
                         self.looked = true;
                         self.follow(&inner);
@@ -284,6 +312,12 @@ impl<M: Model> Keeper<M> {
         // What is replaced and free again by now must not wait for a whole interval.
         let interval =
             if self.replaced.is_empty() { interval } else { interval.min(Duration::from_millis(50)) };
+        let interval = match self.retry {
+            Some((at, _)) => {
+                interval.min(at.saturating_duration_since(Instant::now())).max(SHORTEST_INTERVAL)
+            }
+            None => interval,
+        };
         if self.watch.as_mut().is_none_or(|watch| watch.wait(interval).is_err()) {
             std::thread::sleep(interval);
         }
@@ -308,8 +342,9 @@ impl<M: Model> Keeper<M> {
         self.sights.iter().map(|(agent, selector)| look_at(store, agent, selector)).collect()
     }
 
-    /// Something moved: takes what is there now, or says once why not.
+    /// Something moved, or may be mended: takes what is there now, or says once why not.
     fn follow(&mut self, inner: &Arc<Inner<M>>) {
+        let waited = self.retry.take().map(|(_, waited)| waited);
         let served = inner.served.load_full();
         let started = Instant::now();
         let mut tried = None;
@@ -325,11 +360,24 @@ impl<M: Model> Keeper<M> {
                 return;
             }
             Ok(Ok(Some(new))) => return self.replace(inner, served, new, started),
-            Ok(Err(error)) => with_causes(&error),
+            Ok(Err(error)) => {
+                if !matches!(error, LoadError::ContractChanged { .. }) {
+                    let wait = waited.map_or(self.watching.retry_after, |waited| {
+                        waited.saturating_mul(2).min(LONGEST_RETRY)
+                    });
+                    self.retry = Some((Instant::now() + wait, wait));
+                }
+                with_causes(&error)
+            }
             Err(_) => "loading it panicked, which is a bug".to_owned(),
         };
         // Another place stands in for a store that has nothing, and goes on doing so.
         if tried.is_none() && served.resolved().version().is_none() {
+            inner.state().refused = None;
+            return;
+        }
+        let told = inner.state().refused.clone();
+        if told.is_some_and(|told| (told.version, told.reason) == (tried.clone(), reason.clone())) {
             return;
         }
         let refused = Refused { version: tried, reason, at_unix_ms: unix_ms() };
@@ -353,11 +401,13 @@ impl<M: Model> Keeper<M> {
         served: &Loaded<M>,
         tried: &mut Option<VersionName>,
     ) -> Result<Option<Loaded<M>>, LoadError> {
-        let (_, new) = resolve::each_place(&self.agent, &self.options, |found| {
+        let (_, new) = resolve::each_place(&self.agent, &self.options, Scope::StoreOnly, |found| {
             if found.is_same(served.resolved()) {
                 return Ok(None);
             }
             *tried = found.version().cloned();
+            // A lenient start may do with one; nothing that works is given up for one.
+            found.refuse_quarantined()?;
             resolve::prepare(found, &self.options)?;
             let new = Loaded::<M>::from_resolved(found, &self.load)?;
             match served.contract().changed_in(new.contract()) {
@@ -401,14 +451,14 @@ impl<M: Model> Keeper<M> {
 
     /// Says once what keeps the store from being looked at.
     fn tell_trouble(&self, inner: &Inner<M>, trouble: String) {
-        let mut state = inner.state();
-        if state.trouble.as_ref() != Some(&trouble) {
+        // What logs may ask for the status, so the state is free again by then.
+        let told = inner.state().trouble.replace(trouble.clone());
+        if told.as_ref() != Some(&trouble) {
             tracing::warn!(
                 agent = self.agent,
                 cause = trouble,
                 "the store cannot be looked at; the model stays as it is"
             );
-            state.trouble = Some(trouble);
         }
     }
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use crate::LoadError;
-use crate::model::{Loaded, Model};
-use crate::resolve::{self, ResolveOptions, ResolvedModel, Source};
+use crate::model::{self, Loaded, Model, Tested};
+use crate::resolve::{self, ResolveOptions, ResolvedModel, Scope, Source};
 
 /// What tells instances apart: the type, the files, and how they were loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,8 +25,11 @@ type Slot = Arc<Mutex<Weak<dyn Any + Send + Sync>>>;
 static INSTANCES: LazyLock<Mutex<HashMap<Key, Slot>>> = LazyLock::new(Mutex::default);
 
 /// The model of an agent, loaded once for all who ask for it in this process: the same files, loaded in the same way, are
-/// the same instance. Callers that come while it is being loaded wait for that. Its memory is freed with the last clone;
+/// the same instance. Callers that come while it is being loaded wait for that. Its memory is freed with the last of them;
 /// a failure is not remembered, so the next caller tries again.
+///
+/// What each caller gets says how that caller's own agent came to the model, and has a lease of its own. Whoever comes when
+/// it is loaded already has it verified as often as their own options say.
 ///
 /// The instance stays what it is when `current` moves; whoever asks after that gets the new version. What changes under
 /// its users' hands is a [`Reloading`](crate::Reloading).
@@ -44,22 +47,25 @@ pub fn shared<M: Model>(
     options: &ResolveOptions,
     load: &M::Options,
 ) -> Result<Arc<Loaded<M>>, LoadError> {
-    let (_, model) = resolve::each_place(agent, options, |found| {
+    let options = &model::search_for::<M>(options, load);
+    let (_, model) = resolve::each_place(agent, options, Scope::Allowed, |found| {
+        // Reading it all takes threads; that nothing changed since does not.
+        if !resolve::is_prepared(found, options)? {
+            in_own_pool(|| resolve::prepare(found, options))?;
+        }
         let slot = slot(&Key::of::<M>(found, load)?);
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Ok(model)) = slot.upgrade().map(Arc::downcast) {
-            return Ok(model);
+        if let Some(Ok(tested)) = slot.upgrade().map(Arc::downcast::<Tested<M>>) {
+            tracing::debug!(agent, %found, "this process has the model already");
+            return Ok(Loaded::again(tested, found));
         }
-        let model = Arc::new(in_own_pool(|| {
-            resolve::prepare(found, options)?;
-            Loaded::<M>::from_resolved(found, load)
-        })?);
+        let model = in_own_pool(|| Loaded::<M>::from_resolved(found, load))?;
         resolve::log(found);
-        let weak: Weak<Loaded<M>> = Arc::downgrade(&model);
+        let weak: Weak<Tested<M>> = Arc::downgrade(model.tested());
         *slot = weak;
         Ok(model)
     })?;
-    Ok(model)
+    Ok(Arc::new(model))
 }
 
 impl Key {

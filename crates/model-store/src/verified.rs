@@ -9,7 +9,7 @@ use crate::layout::{AgentDir, VERIFIED_DIR};
 use crate::names::{AgentName, VersionName};
 use crate::notes;
 use crate::store::ModelStore;
-use crate::verify::Report;
+use crate::verify::{Finding, Report};
 
 /// The last verification of a version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct Check {
     pub seconds: f64,
     /// How many differences were found.
     pub findings: usize,
+    /// Whether all of them are modes and groups, so that names, bytes and links are those that were published.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_access: bool,
 }
 
 impl ModelStore {
@@ -39,6 +42,7 @@ impl ModelStore {
             bytes: report.bytes,
             seconds,
             findings: report.findings.len(),
+            only_access: !report.is_ok() && report.findings.iter().all(Finding::is_of_access),
         };
         notes::write(&agent, VERIFIED_DIR, &report.version, &check)
     }

@@ -128,6 +128,14 @@ pub enum Finding {
     },
 }
 
+impl Finding {
+    /// Whether it is about a mode or a group, and not about what was published.
+    #[must_use]
+    pub fn is_of_access(&self) -> bool {
+        matches!(self, Self::WrongMode { .. } | Self::WrongGroup { .. })
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -90,7 +90,8 @@ pub struct LmOptions {
     pub load: LoadOptions,
     /// In what numbers.
     pub precision: Precision,
-    /// The folder of a LoRA adapter to merge, as peft writes it.
+    /// The folder of a LoRA adapter to merge, as peft writes it. Where an agent's model is looked for, so is this: it takes
+    /// the place of the agent map's, and strictly it must lie in the store.
     pub adapter: Option<PathBuf>,
 }
 
@@ -199,8 +200,9 @@ impl CausalLm {
     /// # Errors
     /// What resolving and [`from_dir`](Self::from_dir) fail with.
     pub fn load(agent: &str, resolve: &ResolveOptions, options: &LmOptions) -> Result<Self, LoadError> {
+        let resolve = crate::model::search_for::<Self>(resolve, options);
         let (model, resolved) =
-            crate::resolve::load_resolved(agent, resolve, |found| Self::load_from(found, options))?;
+            crate::resolve::load_resolved(agent, &resolve, |found| Self::load_from(found, options))?;
         Ok(Self { resolved: Some(resolved), ..model })
     }
 

@@ -11,7 +11,7 @@ use super::boundary;
 use super::found::ResolvedModel;
 use crate::LoadError;
 
-/// Deeper than any model's folder is.
+/// Deeper than any model's folder is. What lies below is not looked through, so it is refused.
 const MAX_DEPTH: usize = 16;
 
 /// Refuses a model or adapter with a link in its folder that leads out of its version.
@@ -28,12 +28,18 @@ pub(super) fn check(found: &ResolvedModel) -> Result<(), LoadError> {
 }
 
 fn check_folder(folder: &Path, boundary: &Path, depth: usize) -> Result<(), LoadError> {
+    if depth == 0 {
+        let reason = format!(
+            "lies {MAX_DEPTH} folders deep, where no model has anything and links are not looked for; publish it without that"
+        );
+        return Err(LoadError::config(folder, reason));
+    }
     for entry in fs::read_dir(folder).map_err(LoadError::read(folder))? {
         let entry = entry.map_err(LoadError::read(folder))?;
         let (path, kind) = (entry.path(), entry.file_type().map_err(LoadError::read(entry.path()))?);
         if kind.is_symlink() {
             check_link(&path, boundary)?;
-        } else if kind.is_dir() && depth > 0 {
+        } else if kind.is_dir() {
             check_folder(&path, boundary, depth - 1)?;
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use model_store::with_causes;
 use serde::Serialize;
 
-use super::{Found, Place, ResolveOptions, ResolvedModel, Search, Strictness};
+use super::{Found, Place, ResolveOptions, ResolvedModel, Scope, Search, Strictness};
 use crate::LoadError;
 
 /// Every place that was looked at, and which of them serves the agent.
@@ -25,7 +25,7 @@ pub struct Resolution {
 /// One place that was looked at.
 #[derive(Debug, Clone, Serialize)]
 pub struct Looked {
-    /// `store`, `folder`, `agent-map` or `hub-cache`.
+    /// `store`, `folder`, `agent-map`, `map-hub` (the agent map's `hf_id` in the Hub cache) or `hub-cache`.
     pub place: &'static str,
     /// What came of it.
     pub outcome: Outcome,
@@ -54,12 +54,12 @@ pub enum Outcome {
 /// Looks at every place, and loads nothing. What is missing is part of the report; an error is a name or an agent map
 /// that makes no sense.
 pub fn dry_run(agent: &str, options: &ResolveOptions) -> Result<Resolution, LoadError> {
-    let search = Search::new(agent, options)?;
+    let search = Search::new(agent, options, Scope::Allowed)?;
     let mut model = None;
     let mut places = Vec::new();
     for place in Place::ALL {
         let looked = |outcome, path, what: String| Looked { place: place.name(), outcome, path, what };
-        if !place.is_allowed(options.strictness) {
+        if !search.asks(place) {
             places.push(looked(Outcome::Forbidden, None, "STRICT_MODEL_STORE forbids it".to_owned()));
             continue;
         }

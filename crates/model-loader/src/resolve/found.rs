@@ -4,8 +4,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use model_store::{AgentName, Current, Digest, Lease, Manifest, ModelStore, VersionName};
+use model_store::{AgentName, Current, Digest, Lease, Manifest, ModelStore, StoreError, VersionName};
 use serde::Serialize;
+
+use crate::LoadError;
 
 /// Where a model was found. Clones share the lease, which lasts as long as any of them.
 #[derive(Debug, Clone, Serialize)]
@@ -19,12 +21,15 @@ pub struct ResolvedModel {
     pub(super) held: Option<Arc<Held>>,
 }
 
-/// Where the adapter is that the agent map puts on a model. Clones share the lease.
+/// Where the adapter is that the agent map, or the caller, puts on a model. Clones share the lease.
 #[derive(Debug, Clone, Serialize)]
 pub struct ResolvedAdapter {
     pub(super) name: Option<String>,
     pub(super) path: PathBuf,
     pub(super) source: Source,
+    /// The folder as the caller named it, when it was the caller.
+    #[serde(skip)]
+    pub(super) asked: Option<PathBuf>,
     #[serde(skip)]
     pub(super) held: Option<Arc<Held>>,
 }
@@ -148,7 +153,7 @@ impl ResolvedModel {
         self.base_ref.as_deref()
     }
 
-    /// The adapter that the agent map puts on this model; a loader that cannot merge one says so.
+    /// The adapter that the caller, else the agent map, puts on this model; a loader that cannot merge one says so.
     #[must_use]
     pub fn adapter(&self) -> Option<&ResolvedAdapter> {
         self.adapter.as_ref()
@@ -160,6 +165,27 @@ impl ResolvedModel {
         let path = |held: &Held| held.current.path().to_owned();
         let own = self.held.as_ref();
         own.into_iter().chain(adapter.filter(|adapter| own.is_none_or(|own| path(own) != path(adapter))))
+    }
+
+    /// Whether this is the folder of an adapter that was asked for, found as one may be.
+    pub(crate) fn has_adapter_asked_for(&self, folder: &Path) -> bool {
+        self.adapter.as_ref().is_some_and(|adapter| adapter.asked.as_deref() == Some(folder))
+    }
+
+    /// An error where its version, or its adapter's, is quarantined.
+    pub(crate) fn refuse_quarantined(&self) -> Result<(), LoadError> {
+        for current in self.held().map(|held| &held.current) {
+            if let Some(quarantine) = current.quarantine()? {
+                let (agent, version) = (current.agent().clone(), current.version().clone());
+                return Err(StoreError::Quarantined { agent, version, reason: quarantine.reason }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it lies in the store.
+    pub(crate) fn is_in_store(&self) -> bool {
+        matches!(self.source, Source::Store { .. } | Source::StoreFolder { .. })
     }
 
     /// Whether both are the same files: the same place and checksum, with the same adapter.

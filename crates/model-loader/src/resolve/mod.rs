@@ -37,6 +37,8 @@ pub struct ResolveOptions {
     pub agent_map: Option<PathBuf>,
     /// The entry of the agent map with this `adapter_name`; `None` is the agent's first.
     pub adapter: Option<String>,
+    /// The folder of an adapter to take in the place of the agent map's. Strictly it must lie in the store.
+    pub adapter_folder: Option<PathBuf>,
     /// Whether only the store may serve.
     pub strictness: Strictness,
     /// When a version's bytes are compared with what was published.
@@ -53,6 +55,15 @@ pub enum Strictness {
     Lenient,
     /// The store or nothing: `STRICT_MODEL_STORE=1`.
     Strict,
+}
+
+/// How far a search goes, beside what the options allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// As far as they allow.
+    Allowed,
+    /// No further than the store: a model in use is replaced from there only, however lenient its first loading was.
+    StoreOnly,
 }
 
 /// Whether a model that was found is loaded.
@@ -110,7 +121,7 @@ impl ResolveOptions {
 /// # Ok::<(), model_loader::LoadError>(())
 /// ```
 pub fn resolve(agent: &str, options: &ResolveOptions) -> Result<ResolvedModel, LoadError> {
-    let (found, ()) = each_place(agent, options, |_| Ok(()))?;
+    let (found, ()) = each_place(agent, options, Scope::Allowed, |_| Ok(()))?;
     tracing::debug!(agent, %found, "model found");
     Ok(found)
 }
@@ -123,7 +134,7 @@ pub fn load<T>(
 ) -> Result<(T, ResolvedModel), LoadError> {
     let warn_of_adapter = |found: &ResolvedModel| {
         if let Some(adapter) = found.adapter() {
-            tracing::warn!(agent, %adapter, "the agent map names an adapter, which this kind of model does not merge");
+            tracing::warn!(agent, %adapter, "an adapter is named, which this kind of model does not merge");
         }
     };
     load_resolved(agent, options, |found| load(found.path()).inspect(|_| warn_of_adapter(found)))
@@ -137,7 +148,7 @@ pub fn load_resolved<T>(
     options: &ResolveOptions,
     mut load: impl FnMut(&ResolvedModel) -> Result<T, LoadError>,
 ) -> Result<(T, ResolvedModel), LoadError> {
-    let (found, model) = each_place(agent, options, |found| {
+    let (found, model) = each_place(agent, options, Scope::Allowed, |found| {
         prepare(found, options)?;
         load(found)
     })?;
@@ -148,11 +159,21 @@ pub fn load_resolved<T>(
 /// What comes between finding a model and reading it: no link of its folder leads out of it, and the bytes are those that
 /// were published. A dry run ends here.
 pub(crate) fn prepare(found: &ResolvedModel, options: &ResolveOptions) -> Result<(), LoadError> {
+    look_over(found, options)?;
+    found.held().try_for_each(|held| verified::check(held, options.verify))
+}
+
+/// What [`prepare`] does without reading a model's files; whether it has no more to do.
+pub(crate) fn is_prepared(found: &ResolvedModel, options: &ResolveOptions) -> Result<bool, LoadError> {
+    look_over(found, options)?;
+    Ok(found.held().all(|held| verified::is_known(held, options.verify)))
+}
+
+fn look_over(found: &ResolvedModel, options: &ResolveOptions) -> Result<(), LoadError> {
     if options.loading == Loading::DryRun {
         return Err(LoadError::DryRun { resolved: Box::new(found.clone()) });
     }
-    contained::check(found)?;
-    found.held().try_for_each(|held| verified::check(held, options.verify))
+    contained::check(found)
 }
 
 /// Says once where a model came from.
@@ -173,18 +194,23 @@ pub(crate) fn log(found: &ResolvedModel) {
 pub(crate) fn each_place<T>(
     agent: &str,
     options: &ResolveOptions,
+    scope: Scope,
     mut attempt: impl FnMut(&ResolvedModel) -> Result<T, LoadError>,
 ) -> Result<(ResolvedModel, T), LoadError> {
-    let search = Search::new(agent, options)?;
+    let search = Search::new(agent, options, scope)?;
     let mut searched = Vec::new();
     let mut first_failure = None;
-    for place in Place::ALL.into_iter().filter(|place| place.is_allowed(options.strictness)) {
+    for place in Place::ALL.into_iter().filter(|place| search.asks(*place)) {
         let failure = match search.look(place) {
             Ok(Found::NotAsked) => continue,
+            Ok(Found::Model(found)) if !search.takes(&found) => {
+                searched.push(format!("{} is outside the store", found.path().display()));
+                continue;
+            }
             Ok(Found::Model(found)) => match attempt(&found) {
                 Ok(model) => return Ok((*found, model)),
                 Err(error @ LoadError::DryRun { .. }) => return Err(error),
-                Err(error) if search.is_strict() => return Err(error),
+                Err(error) if search.is_store_only() => return Err(error),
                 Err(error) => {
                     let path = found.path().display();
                     tracing::warn!(agent, %path, cause = %with_causes(&error), "the model does not load; looking elsewhere");
@@ -192,7 +218,7 @@ pub(crate) fn each_place<T>(
                 }
             },
             Ok(Found::Absent(missing)) => {
-                if !search.is_strict() {
+                if !search.is_store_only() {
                     let path = missing.path.display();
                     tracing::warn!(agent, %path, cause = missing.what, "no model here; looking elsewhere");
                 }
@@ -204,6 +230,7 @@ pub(crate) fn each_place<T>(
             Err(error) if search.is_strict() => {
                 return Err(strict(&search, "it could not be read".to_owned(), Some(error)));
             }
+            Err(error) if search.is_store_only() => return Err(error),
             Err(error) => {
                 let path = search.root();
                 tracing::warn!(agent, path = %path.display(), cause = %with_causes(&error), "looking elsewhere for the model");
@@ -218,7 +245,14 @@ pub(crate) fn each_place<T>(
     Err(first_failure.unwrap_or(LoadError::NotFound {
         wanted: format!("agent `{agent}`"),
         searched,
-        next: "Publish a version (`model-store publish AGENT VERSION --from DIR`) or name a folder",
+        next: match scope {
+            Scope::Allowed => {
+                "Publish a version (`model-store publish AGENT VERSION --from DIR`) or name a folder"
+            }
+            Scope::StoreOnly => {
+                "A model in use is replaced from the store only: publish a version, or make one current"
+            }
+        },
     }))
 }
 

@@ -1,12 +1,12 @@
 //! The places where a model may be, one after another.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use model_store::{AgentName, ModelStore, Selector, with_causes};
 
 use super::found::{Located, ResolvedAdapter, ResolvedModel, Source};
 use super::store::{self, Missing, Sought};
-use super::{ResolveOptions, Strictness};
+use super::{ResolveOptions, Scope, Strictness};
 use crate::LoadError;
 use crate::agent_map::{AgentMap, MapAdapter, MapEntry};
 use crate::hub_cache::{self, CachedSnapshot, DEFAULT_REVISION};
@@ -19,8 +19,11 @@ const ADAPTER_CONFIG: &str = "adapter_config.json";
 pub(crate) struct Search<'a> {
     pub(super) agent: AgentName,
     pub(super) options: &'a ResolveOptions,
+    scope: Scope,
     map: AgentMap,
     pub(crate) entry: Option<MapEntry>,
+    /// The adapter that the caller named, which goes before the map's.
+    adapter: Option<ResolvedAdapter>,
 }
 
 /// A kind of place to look, in the order in which they are asked.
@@ -30,8 +33,10 @@ pub(crate) enum Place {
     Store,
     /// The folder that the caller named.
     Folder,
-    /// What the agent map says.
+    /// Where in the store the agent map says it is.
     AgentMap,
+    /// The agent map's `hf_id`, in the local Hub cache.
+    MapHub,
     /// The model id that the caller named, in the local Hub cache.
     HubCache,
 }
@@ -47,7 +52,8 @@ pub(crate) enum Found {
 
 impl Place {
     /// All of them, in their order.
-    pub(crate) const ALL: [Self; 4] = [Self::Store, Self::Folder, Self::AgentMap, Self::HubCache];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Store, Self::Folder, Self::AgentMap, Self::MapHub, Self::HubCache];
 
     /// Its name, as reports have it.
     pub(crate) fn name(self) -> &'static str {
@@ -55,6 +61,7 @@ impl Place {
             Self::Store => "store",
             Self::Folder => "folder",
             Self::AgentMap => "agent-map",
+            Self::MapHub => "map-hub",
             Self::HubCache => "hub-cache",
         }
     }
@@ -66,8 +73,8 @@ impl Place {
 }
 
 impl<'a> Search<'a> {
-    /// Checks the names, and reads the agent map.
-    pub(crate) fn new(agent: &str, options: &'a ResolveOptions) -> Result<Self, LoadError> {
+    /// Checks the names, reads the agent map, and finds the adapter that the caller named.
+    pub(crate) fn new(agent: &str, options: &'a ResolveOptions, scope: Scope) -> Result<Self, LoadError> {
         let agent: AgentName = agent.parse()?;
         let map = match &options.agent_map {
             Some(path) => AgentMap::read(path)?.ok_or_else(|| LoadError::Missing {
@@ -87,11 +94,62 @@ impl<'a> Search<'a> {
                 next: "Name the adapter in AGENT_MODEL_MAP.json, or load the model without one",
             });
         }
-        Ok(Self { agent, options, map, entry })
+        let search = Self { agent, options, scope, map, entry, adapter: None };
+        let adapter = options.adapter_folder.as_deref().map(|folder| search.callers_adapter(folder));
+        Ok(Self { adapter: adapter.transpose()?, ..search })
+    }
+
+    /// The adapter in a folder that the caller named. In the store it is opened and leased like the map's; strictly it is
+    /// nowhere else.
+    fn callers_adapter(&self, folder: &Path) -> Result<ResolvedAdapter, LoadError> {
+        let path = std::path::absolute(folder).map_err(LoadError::read(folder))?;
+        let located = match ModelStore::open(self.root()) {
+            Ok(store) => store::locate(&store, &path, self.options)?,
+            Err(error) if self.is_strict() => {
+                return Err(super::strict(self, "it could not be read".to_owned(), Some(error.into())));
+            }
+            Err(_) => Ok(Located { path, source: Source::Folder, held: None }),
+        };
+        let config = match located {
+            Ok(Located { path, source, held }) => {
+                let config = path.join(ADAPTER_CONFIG);
+                if config.is_file() {
+                    return Ok(ResolvedAdapter {
+                        name: None,
+                        path,
+                        source,
+                        asked: Some(folder.to_owned()),
+                        held,
+                    });
+                }
+                config
+            }
+            Err(missing) if self.is_strict() => {
+                return Err(super::strict(self, format!("the adapter asked for: {}", missing.what), None));
+            }
+            Err(missing) => missing.path.join(ADAPTER_CONFIG),
+        };
+        let next = "the folder is named as an adapter, and peft writes this file into one".to_owned();
+        Err(LoadError::Missing { path: config, next })
     }
 
     pub(crate) fn is_strict(&self) -> bool {
         self.options.strictness == Strictness::Strict
+    }
+
+    /// Whether nothing but the store is asked.
+    pub(crate) fn is_store_only(&self) -> bool {
+        self.is_strict() || self.scope == Scope::StoreOnly
+    }
+
+    /// Whether a place is asked at all.
+    pub(crate) fn asks(&self, place: Place) -> bool {
+        place.is_allowed(if self.is_store_only() { Strictness::Strict } else { Strictness::Lenient })
+    }
+
+    /// Whether a model may be used, by where it is.
+    pub(crate) fn takes(&self, found: &ResolvedModel) -> bool {
+        self.scope == Scope::Allowed || found.is_in_store()
     }
 
     pub(super) fn root(&self) -> PathBuf {
@@ -100,15 +158,20 @@ impl<'a> Search<'a> {
 
     /// What a place has.
     pub(crate) fn look(&self, place: Place) -> Result<Found, LoadError> {
-        match place {
-            Place::Store => self.in_store(),
-            Place::Folder => Ok(self.in_folder()),
-            Place::AgentMap => self.in_map(),
+        let mut found = match place {
+            Place::Store => self.in_store()?,
+            Place::Folder => self.in_folder(),
+            Place::AgentMap => self.in_map()?,
+            Place::MapHub => self.in_hub_cache_by_map()?,
             Place::HubCache => match &self.options.model_id {
-                Some(model_id) => Ok(Found::of(self.in_hub_cache(model_id)?)),
-                None => Ok(Found::NotAsked),
+                Some(model_id) => Found::of(self.in_hub_cache(model_id)?),
+                None => Found::NotAsked,
             },
+        };
+        if let (Found::Model(model), Some(adapter)) = (&mut found, &self.adapter) {
+            model.adapter = Some(adapter.clone());
         }
+        Ok(found)
     }
 
     fn in_store(&self) -> Result<Found, LoadError> {
@@ -127,7 +190,7 @@ impl<'a> Search<'a> {
         let located = Located { path, source: store::source_of(&held), held: Some(held) };
         match &self.entry {
             Some(entry) if self.is_own_base(&store, entry, &located)? => {
-                Ok(Found::of(self.with_adapter(&store, entry, located)?))
+                Ok(Found::of(self.with_adapter(entry, located)?))
             }
             _ => Ok(Found::of(Ok(self.model(located)))),
         }
@@ -142,44 +205,36 @@ impl<'a> Search<'a> {
         Found::of(Ok(self.model(Located { path, source: Source::Folder, held: None })))
     }
 
-    /// The base model of the agent's entry, in the store or, where other places are allowed, in the Hub cache.
+    /// The base model of the agent's entry, in the store.
     fn in_map(&self) -> Result<Found, LoadError> {
         let Some(entry) = &self.entry else { return Ok(Found::NotAsked) };
-        let (base, hub_id) = (&entry.base, entry.base.hf_id.as_deref());
+        let base = &entry.base;
         let names_store = base.model_store_path.is_some()
             || base.model_store_agent.is_some()
             || base.model_store_version.is_some();
-        let mut missing = None;
-        if names_store {
-            let store = ModelStore::open(self.root())?;
-            match self.base_in_store(&store, entry)? {
-                Ok(located) => return Ok(Found::of(self.with_adapter(&store, entry, located)?)),
-                Err(one) => missing = Some(one),
+        if !names_store {
+            return Ok(Found::NotAsked);
+        }
+        match self.base_in_store(&ModelStore::open(self.root())?, entry)? {
+            Ok(located) => Ok(Found::of(self.with_adapter(entry, located)?)),
+            Err(missing) => {
+                let what = format!("the agent map ({}): {}", entry.json_path, missing.what);
+                Ok(Found::Absent(Missing { what, ..missing }))
             }
         }
-        if let (Some(hub_id), Strictness::Lenient) = (hub_id, self.options.strictness) {
-            return match (self.in_hub_cache(hub_id)?, &entry.adapter) {
-                (Ok(found), None) => {
-                    Ok(Found::of(Ok(ResolvedModel { base_ref: Some(entry.base_ref.clone()), ..found })))
-                }
-                (Ok(found), Some(_)) => {
-                    let store = ModelStore::open(self.root())?;
-                    let located = Located { path: found.path, source: found.source, held: None };
-                    Ok(Found::of(self.with_adapter(&store, entry, located)?))
-                }
-                (Err(other), _) => Ok(Found::Absent(match missing {
-                    Some(first) => Missing { what: format!("{}; {}", first.what, other.what), ..first },
-                    None => other,
-                })),
-            };
+    }
+
+    /// The base model of the agent's entry, in the local Hub cache: a place of its own, so that it is asked as well where
+    /// the store cannot be read, or what it has does not load.
+    fn in_hub_cache_by_map(&self) -> Result<Found, LoadError> {
+        let Some(entry) = &self.entry else { return Ok(Found::NotAsked) };
+        let Some(hub_id) = &entry.base.hf_id else { return Ok(Found::NotAsked) };
+        match self.in_hub_cache(hub_id)? {
+            Ok(ResolvedModel { path, source, .. }) => {
+                Ok(Found::of(self.with_adapter(entry, Located { path, source, held: None })?))
+            }
+            Err(missing) => Ok(Found::Absent(missing)),
         }
-        Ok(match missing {
-            Some(missing) => Found::Absent(Missing {
-                what: format!("the agent map ({}): {}", entry.json_path, missing.what),
-                ..missing
-            }),
-            None => Found::NotAsked,
-        })
     }
 
     fn in_hub_cache(&self, model_id: &str) -> Sought<ResolvedModel> {
@@ -206,6 +261,9 @@ impl<'a> Search<'a> {
     /// What in the store decides which model it is: when none of these moves, the model stays what it is.
     pub(crate) fn sights(&self) -> Result<Vec<(AgentName, Selector)>, LoadError> {
         let mut sights = vec![(self.agent.clone(), self.selector()?)];
+        let callers = self.adapter.as_ref().and_then(|adapter| adapter.asked.as_deref());
+        let callers = callers.and_then(|folder| std::path::absolute(folder).ok());
+        sights.extend(callers.and_then(|path| store::sight_of_path(&path, self.options)));
         if let Some(entry) = &self.entry {
             let (base, adapter) = (&entry.base, entry.adapter.clone().unwrap_or_default());
             let named = [
@@ -213,11 +271,12 @@ impl<'a> Search<'a> {
                 (&adapter.model_store_path, &adapter.agent, &adapter.version),
             ];
             for (path, agent, version) in named {
-                // What makes no sense was an error when the model was looked for.
-                sights.extend(path.as_deref().and_then(store::sight_of_path));
-                let agent = self.owner(agent.as_deref())?;
-                let selector = version.as_deref().unwrap_or("current").parse()?;
-                sights.push((agent, selector));
+                // What makes no sense was an error when the model was looked for, or led to none that serves.
+                sights.extend(
+                    path.as_deref().and_then(|path| store::sight_of_path(Path::new(path), self.options)),
+                );
+                let selector = version.as_deref().unwrap_or("current").parse().ok();
+                sights.extend(self.owner(agent.as_deref()).ok().zip(selector));
             }
         }
         let mut seen = Vec::new();
@@ -234,7 +293,7 @@ impl<'a> Search<'a> {
         let base = &entry.base;
         let at = |key: &str| format!("base_models.{}.{key}", entry.base_ref);
         let located = if let Some(path) = &base.model_store_path {
-            self.named(&at("model_store_path"), store::locate(store, path, self.options))?
+            self.named(&at("model_store_path"), store::locate(store, Path::new(path), self.options))?
         } else {
             let owner = self.owner(base.model_store_agent.as_deref());
             let agent = self.named(&at("model_store_agent"), owner)?;
@@ -273,10 +332,11 @@ impl<'a> Search<'a> {
 
     /// A model with the adapter of the agent's entry. Without its adapter a model is another one, so a missing adapter is
     /// a missing model.
-    fn with_adapter(&self, store: &ModelStore, entry: &MapEntry, base: Located) -> Sought<ResolvedModel> {
-        let adapter = match &entry.adapter {
+    fn with_adapter(&self, entry: &MapEntry, base: Located) -> Sought<ResolvedModel> {
+        // The caller's own takes its place.
+        let adapter = match entry.adapter.as_ref().filter(|_| self.adapter.is_none()) {
             None => None,
-            Some(adapter) => match self.adapter(store, entry, adapter)? {
+            Some(adapter) => match self.adapter(&ModelStore::open(self.root())?, entry, adapter)? {
                 Ok(adapter) => Some(adapter),
                 Err(missing) => return Ok(Err(missing)),
             },
@@ -295,7 +355,8 @@ impl<'a> Search<'a> {
         let mut missing = Vec::new();
         let mut candidates = Vec::new();
         if let Some(path) = &adapter.model_store_path {
-            match self.named(&at("adapter_model_store_path"), store::locate(store, path, self.options))? {
+            let located = store::locate(store, Path::new(path), self.options);
+            match self.named(&at("adapter_model_store_path"), located)? {
                 Ok(located) => candidates.push(located),
                 Err(one) => missing.push(one),
             }
@@ -332,7 +393,13 @@ impl<'a> Search<'a> {
         }
         for Located { path, source, held } in candidates {
             if path.join(ADAPTER_CONFIG).is_file() {
-                return Ok(Ok(ResolvedAdapter { name: adapter.name.clone(), path, source, held }));
+                return Ok(Ok(ResolvedAdapter {
+                    name: adapter.name.clone(),
+                    path,
+                    source,
+                    asked: None,
+                    held,
+                }));
             }
             let what = format!("{} holds no {ADAPTER_CONFIG}", path.display());
             missing.push(Missing { path, what });

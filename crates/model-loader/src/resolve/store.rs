@@ -10,7 +10,7 @@ use super::{ResolveOptions, Strictness};
 use crate::LoadError;
 use crate::hub_cache::{self, DEFAULT_REVISION};
 
-/// How often a version is looked for again that was retired between being found and being leased.
+/// How often a version is looked for that is retired between being found and being leased.
 const ATTEMPTS: usize = 3;
 
 /// What is not there, and where it was looked for.
@@ -39,9 +39,13 @@ pub(super) fn open(
         judge(&current, options)?;
         let lease = match current.lease() {
             Ok(lease) => Some(lease),
-            Err(StoreError::VersionNotFound { .. }) if attempt < ATTEMPTS => {
+            // It is being retired, or was just now: what is meant may be another version by the next look.
+            Err(StoreError::VersionNotFound { .. } | StoreError::Busy { .. }) if attempt < ATTEMPTS => {
                 attempt += 1;
                 continue;
+            }
+            Err(error @ (StoreError::VersionNotFound { .. } | StoreError::Busy { .. })) => {
+                return Err(error.into());
             }
             Err(error) => {
                 let (agent, version) = (current.agent(), current.version());
@@ -108,36 +112,22 @@ pub(super) fn model_in(folder: &Path, model_id: Option<&str>, revision: Option<&
 /// Follows a path of the agent map. Below the store's root it may lead into a version, `<agent>/versions/<version>/…` or
 /// `<agent>/current/…`, which is then opened and leased like any other, or to a folder that belongs to none. An absolute
 /// path elsewhere is no place of the store.
-pub(super) fn locate(store: &ModelStore, path: &str, options: &ResolveOptions) -> Sought<Located> {
+pub(super) fn locate(store: &ModelStore, given: &Path, options: &ResolveOptions) -> Sought<Located> {
     let root = store.root();
-    let given = Path::new(path);
-    let named_root = options.store.clone().unwrap_or_else(ModelStore::root_from_env);
-    let below = match given.strip_prefix(root).or_else(|_| given.strip_prefix(&named_root)) {
-        Ok(below) => below,
-        Err(_) if given.is_relative() => given,
-        Err(_) => {
-            let found = given.is_dir();
-            let missing = |what: String| Missing { path: given.to_owned(), what };
-            return Ok(if !found {
-                Err(missing(format!("there is no folder {path}")))
-            } else if options.strictness == Strictness::Strict {
-                Err(missing(format!("{path} is outside the store {}", root.display())))
-            } else {
-                Ok(Located { path: given.to_owned(), source: Source::Folder, held: None })
-            });
-        }
+    let Some(below) = below_store(given, root, options) else {
+        let (found, shown) = (given.is_dir(), given.display());
+        let missing = |what: String| Missing { path: given.to_owned(), what };
+        return Ok(if !found {
+            Err(missing(format!("there is no folder {shown}")))
+        } else if options.strictness == Strictness::Strict {
+            Err(missing(format!("{shown} is outside the store {}", root.display())))
+        } else {
+            Ok(Located { path: given.to_owned(), source: Source::Folder, held: None })
+        });
     };
-    let names: Option<Vec<&str>> = below
-        .components()
-        .filter(|part| *part != Component::CurDir)
-        .map(|part| match part {
-            Component::Normal(name) => name.to_str(),
-            _ => None,
-        })
-        .collect();
-    let Some(names) = names.filter(|names| !names.is_empty()) else {
+    let Some(names) = names_of(below).filter(|names| !names.is_empty()) else {
         return Err(LoadError::Name {
-            name: path.to_owned(),
+            name: given.display().to_string(),
             kind: "path in the store",
             reason: "write it relative to the store's root and without `..`",
         });
@@ -161,9 +151,29 @@ pub(super) fn stays_below(path: &str) -> bool {
     Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
-/// The agent and version that a relative path of the agent map leads into.
-pub(super) fn sight_of_path(path: &str) -> Option<(AgentName, Selector)> {
-    let names: Vec<&str> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
+/// What a path has below the store's root, by the root's real name or the one that was given; a relative path is below it.
+/// `None` is an absolute path elsewhere.
+fn below_store<'a>(given: &'a Path, root: &Path, options: &ResolveOptions) -> Option<&'a Path> {
+    let named_root = options.store.clone().unwrap_or_else(ModelStore::root_from_env);
+    let below = given.strip_prefix(root).or_else(|_| given.strip_prefix(&named_root)).ok();
+    below.or(given.is_relative().then_some(given))
+}
+
+/// The names on a path; `None` where it climbs, or a name is no text.
+fn names_of(path: &Path) -> Option<Vec<&str>> {
+    let parts = path.components().filter(|part| *part != Component::CurDir);
+    let name = |part| match part {
+        Component::Normal(name) => name.to_str(),
+        _ => None,
+    };
+    parts.map(name).collect()
+}
+
+/// The agent and version that a path leads into, as [`locate`] follows it.
+pub(super) fn sight_of_path(path: &Path, options: &ResolveOptions) -> Option<(AgentName, Selector)> {
+    let root = options.store.clone().unwrap_or_else(ModelStore::root_from_env);
+    let root = root.canonicalize().unwrap_or(root);
+    let names = names_of(below_store(path, &root, options)?)?;
     version_in(&names).ok()?.map(|(agent, selector, _)| (agent, selector))
 }
 

@@ -11,7 +11,7 @@ use model_store::exit;
 use serde_json::{Value, json};
 
 use crate::shelf::{Shelf, classifier};
-use crate::support::check_error;
+use crate::support::{check_error, message};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -30,6 +30,9 @@ impl World {
         let critic = tempfile::tempdir().unwrap();
         adapter_in(&critic.path().join("adapters/strict"));
         shelf.publish("critic", "v1", critic.path());
+        let loner = tempfile::tempdir().unwrap();
+        adapter_in(loner.path());
+        shelf.publish("loner", "v1", loner.path());
         adapter_in(&shelf.store.root().join("critic/adapters/loose"));
         fs::write(shelf.beside("map.json"), map.to_string()).unwrap();
         Self { shelf }
@@ -108,6 +111,18 @@ fn the_map_leads_to_a_base_in_the_store_also_strictly() {
     check(
         "an adapter by a path through current",
         json!({ "base_ref": "new", "adapter_model_store_path": "critic/current/adapters/strict" }),
+        "base_models/v2",
+        Some(in_version),
+    );
+    check(
+        "an adapter that is an agent's whole version",
+        json!({ "base_ref": "new", "adapter_agent": "loner" }),
+        "base_models/v2",
+        Some("loner/versions/v1"),
+    );
+    check(
+        "a folder of what is current",
+        json!({ "base_ref": "new", "adapter_subdir": "adapters/strict" }),
         "base_models/v2",
         Some(in_version),
     );
@@ -300,8 +315,13 @@ fn a_dry_run_tells_of_every_place_and_loads_nothing() {
     let report = dry_run("critic", &options).unwrap();
     let outcomes: Vec<_> = report.places.iter().map(|place| (place.place, place.outcome)).collect();
     let (missing, found) = (Outcome::Missing, Outcome::Found);
-    let expected =
-        [("store", missing), ("folder", Outcome::NotAsked), ("agent-map", found), ("hub-cache", missing)];
+    let expected = [
+        ("store", missing),
+        ("folder", Outcome::NotAsked),
+        ("agent-map", found),
+        ("map-hub", missing),
+        ("hub-cache", missing),
+    ];
     assert_eq!(outcomes, expected, "{report}");
     assert_eq!(version_of(report.model.as_ref().unwrap()), "base_models/v1");
     let json = serde_json::to_value(&report).unwrap();
@@ -311,7 +331,7 @@ fn a_dry_run_tells_of_every_place_and_loads_nothing() {
     let strict =
         dry_run("critic", &ResolveOptions { strictness: Strictness::Strict, ..options.clone() }).unwrap();
     assert_eq!(strict.places[1].outcome, Outcome::Forbidden);
-    assert_eq!(strict.places[3].outcome, Outcome::Forbidden);
+    assert!(strict.places[3..].iter().all(|place| place.outcome == Outcome::Forbidden));
 
     // Loading is refused with what it would have been; finding is not.
     resolve("critic", &options).unwrap();
@@ -361,4 +381,34 @@ fn a_base_in_the_hub_cache_keeps_its_adapter() {
     let found = resolve("critic", &options).unwrap();
     assert!(matches!(found.source(), Source::HubCache { commit, .. } if commit == COMMIT), "{found}");
     assert!(found.adapter().is_some() && found.base_ref() == Some("hub"));
+}
+
+/// The map's `hf_id` was asked only where the store was there and had no such version.
+#[test]
+fn the_hub_cache_stands_in_for_a_store_that_fails() {
+    let entry = json!({ "base_ref": "old" });
+    let world = World::new(&map(&entry));
+    let repository = world.shelf.beside("cache/models--org--name");
+    let snapshot = repository.join("snapshots").join(COMMIT);
+    fs::create_dir_all(repository.join("snapshots")).unwrap();
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::write(repository.join("refs/main"), COMMIT).unwrap();
+    fs::rename(classifier(None).keep(), &snapshot).unwrap();
+    let options = ResolveOptions { hub_cache: Some(world.shelf.beside("cache")), ..world.options() };
+    let load = |row: &str, options: &ResolveOptions| {
+        let found = Loaded::<TextClassifier>::load("critic", options, &LoadOptions::default());
+        found.unwrap_or_else(|error| panic!("{row}: {}", message(&error))).resolved().clone()
+    };
+    assert_eq!(version_of(&load("the store has it", &options)), "base_models/v1");
+    let no_store = ResolveOptions { store: Some(world.shelf.beside("none")), ..options.clone() };
+    let is_cached = |found: &ResolvedModel| {
+        matches!(found.source(), Source::HubCache { .. }) && found.base_ref() == Some("old")
+    };
+    assert!(is_cached(&load("no store", &no_store)));
+    let weights = world.root().join("base_models/versions/v1/model.safetensors");
+    fs::remove_file(weights).unwrap();
+    assert!(is_cached(&load("a broken version", &options)));
+    let strict = ResolveOptions { strictness: Strictness::Strict, ..options };
+    let error = Loaded::<TextClassifier>::load("critic", &strict, &LoadOptions::default()).unwrap_err();
+    check_error("strictly", &error, exit::CORRUPT, &["base_models/v1", "model.safetensors is missing"]);
 }

@@ -71,8 +71,16 @@ fn damaged_weights_are_named_with_what_is_wrong() {
     );
     row(
         "offsets that overlap",
-        &|bytes| replace(bytes, br#""data_offsets":["#, br#""data_offsets":[1"#),
-        &["header"],
+        &|bytes| {
+            // Of equal length, so that it is the offsets that are wrong and nothing before them.
+            let at = |bytes: &[u8]| {
+                let begins = br#""data_offsets":[0,"#;
+                bytes.windows(begins.len()).position(|window| window == begins).unwrap() + begins.len() - 2
+            };
+            let first = at(bytes);
+            bytes[first] = b'1';
+        },
+        &["header", "offset"],
     );
 }
 

@@ -396,8 +396,8 @@ fn strictly_nothing_is_asked_of_a_network() {
         Ok(output) => return eprintln!("skipped: strace may not trace here: {}", stderr(&output)),
         Err(error) => return eprintln!("skipped: no strace on this machine: {error}"),
     }
-    let check = |agent: &str, code: u8| {
-        let mut command = strace(example("memory").to_str().unwrap());
+    let check = |program: &str, agent: &str, code: u8| {
+        let mut command = strace(example(program).to_str().unwrap());
         command.args(["--agent", agent]).env("STRICT_MODEL_STORE", "1");
         let output = finish(command.spawn().unwrap(), b"Ships wait.\n");
         assert_eq!(output.status.code(), Some(i32::from(code)), "{agent}: {}", stderr(&output));
@@ -410,6 +410,8 @@ fn strictly_nothing_is_asked_of_a_network() {
             trace.lines().filter(|line| line.contains("socket(") || line.contains("connect(")).collect();
         assert!(calls.is_empty(), "{agent}: {calls:?}");
     };
-    check("memory", exit::OK);
-    check("nobody", exit::REFUSED);
+    for program in ["memory", "analyst", "synthesizer"] {
+        check(program, program, exit::OK);
+        check(program, "nobody", exit::REFUSED);
+    }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use model_loader::{CausalLm, LmOptions, LoadError};
+use model_loader::{CausalLm, LmOptions, LoadError, Loaded, Model as _, ResolveOptions, Strictness};
 use model_store::exit;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::lm::{check_parity, expected, greedy, model};
-use crate::support::{check_error, copy_of, data, edit_json};
+use crate::shelf::Shelf;
+use crate::support::{check_error, copy_of, data, edit_json, message};
 
 const MAX_ABS: f32 = 1e-3;
 
@@ -37,6 +38,46 @@ fn every_variety_merges_to_what_peft_merges_it_to() {
         let without = plain.generate(expected.prompt.as_str(), &greedy(64)).unwrap();
         assert_ne!(without.text, expected.text, "{name}: the adapter changes something");
     }
+}
+
+/// A caller's adapter was merged from anywhere, in strict mode too, and the model said to have the map's, or none.
+#[test]
+fn a_callers_adapter_is_found_like_the_model_and_told() {
+    let shelf = Shelf::new();
+    shelf.publish("synthesizer", "v1", model("lm-qwen2").path());
+    let outside = adapter("plain");
+    shelf.publish("adapters", "v1", outside.path());
+    let root = shelf.store.root();
+    let load = |adapter: &Path, strictness: Strictness| {
+        let options = ResolveOptions { strictness, ..shelf.options() };
+        let load = LmOptions { adapter: Some(adapter.to_owned()), ..LmOptions::default() };
+        Loaded::<CausalLm>::load("synthesizer", &options, &load)
+    };
+    let merged = expected("lm-lora/plain").remove(0);
+    let check = |row: &str, adapter: &Path, strictness: Strictness, path: &Path, version: Option<&str>| {
+        let lm = load(adapter, strictness).unwrap_or_else(|error| panic!("{row}: {}", message(&error)));
+        let told = lm.resolved().adapter().expect(row);
+        assert_eq!((told.path(), told.version().map(|v| v.as_str())), (path, version), "{row}");
+        let text = lm.generate(merged.prompt.as_str(), &greedy(64)).unwrap().text;
+        assert_eq!(text, merged.text, "{row}");
+    };
+    check("a folder", outside.path(), Strictness::Lenient, outside.path(), None);
+    let (current, version) = (root.join("adapters/current"), root.join("adapters/versions/v1"));
+    check("in the store", &current, Strictness::Lenient, &version, Some("v1"));
+    check("in the store, strictly", &current, Strictness::Strict, &version, Some("v1"));
+
+    let path = outside.path().to_str().unwrap();
+    let parts = ["synthesizer", "STRICT_MODEL_STORE", path, "outside the store"];
+    check_error("strictly", &load(outside.path(), Strictness::Strict).unwrap_err(), exit::REFUSED, &parts);
+    let strict = ResolveOptions { strictness: Strictness::Strict, ..shelf.options() };
+    let named = LmOptions { adapter: Some(outside.path().to_owned()), ..LmOptions::default() };
+    let error = CausalLm::load("synthesizer", &strict, &named).unwrap_err();
+    check_error("strictly, without `Loaded`", &error, exit::REFUSED, &parts);
+    let found = model_loader::resolve("synthesizer", &strict).unwrap();
+    let error = CausalLm::load_from(&found, &named).unwrap_err();
+    check_error("past the search", &error, exit::USAGE, &[path, "ResolveOptions::adapter_folder"]);
+    let error = load(&shelf.beside("none"), Strictness::Lenient).unwrap_err();
+    check_error("nothing there", &error, exit::NOT_FOUND, &["none/adapter_config.json is missing"]);
 }
 
 fn adapter(name: &str) -> TempDir {

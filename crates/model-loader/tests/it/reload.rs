@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use model_loader::{
-    LoadOptions, Model, ReloadEvent, Reloading, ResolveOptions, SentenceEmbedder, TextClassifier, Watching,
+    LoadOptions, Model, ReloadEvent, Reloading, ResolveOptions, SentenceEmbedder, TextClassifier, Verify,
+    Watching,
 };
 use model_store::{MoveOptions, RepairOptions, exit};
 
@@ -243,6 +244,120 @@ fn a_quarantined_or_rotten_version_is_refused() {
         memory.status().refused.is_some_and(|refused| refused.reason.contains("quarantined"))
     });
     assert!(serves(&memory, "v1"));
+}
+
+/// What was refused was never tried again, though its message says that a repair may mend it.
+#[test]
+fn a_refused_version_is_taken_once_it_is_mended() {
+    let shelf = Shelf::new();
+    shelf.publish("memory", "v1", embedder(1.0).path());
+    let told = Arc::new(AtomicUsize::new(0));
+    let watching =
+        Watching::default().every(Duration::from_millis(5)).retrying_after(Duration::from_millis(10));
+    let watching = watching.telling({
+        let told = told.clone();
+        move |event| {
+            told.fetch_add(usize::from(matches!(event, ReloadEvent::Refused(_))), Ordering::SeqCst);
+        }
+    });
+    let memory =
+        Reloading::<SentenceEmbedder>::load("memory", &shelf.options(), &LoadOptions::default(), watching)
+            .unwrap();
+    // The bytes of v2 twice, so that there is what to mend it from.
+    let folder = embedder(2.0);
+    let rotten = shelf.shelve("memory", "v2", folder.path());
+    shelf.shelve("memory", "v3", folder.path());
+    rot(&rotten.join("model.safetensors"));
+    shelf.activate("memory", "v2");
+    wait_until("rot is refused", || memory.status().refused.is_some());
+    let first = memory.status().refused;
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(told.load(Ordering::SeqCst), 1, "the same refusal is told once");
+    assert_eq!(memory.status().refused, first);
+    let mended =
+        shelf.store.repair(&name("memory"), &"v2".parse().unwrap(), &RepairOptions::default()).unwrap();
+    assert!(mended.after.is_ok(), "{mended:?}");
+    wait_until("the mended version serves", || serves(&memory, "v2"));
+    assert_eq!(memory.status().refused, None);
+}
+
+/// An absolute path into the store was loaded, and its `current` never followed.
+#[test]
+fn what_the_agent_map_leads_to_is_followed() {
+    let check = |row: &str, base: &dyn Fn(&Shelf) -> serde_json::Value| {
+        let shelf = Shelf::new();
+        shelf.publish("base", "v1", embedder(1.0).path());
+        let map = serde_json::json!({
+            "base_models": { "b": base(&shelf) },
+            "agents": { "memory": [{ "base_ref": "b" }] },
+        });
+        fs::write(shelf.beside("map.json"), map.to_string()).unwrap();
+        let options = ResolveOptions { agent_map: Some(shelf.beside("map.json")), ..shelf.options() };
+        let memory = follow::<SentenceEmbedder>("memory", &options);
+        assert!(serves(&memory, "v1"), "{row}");
+        shelf.publish("base", "v2", embedder(2.0).path());
+        wait_until(row, || serves(&memory, "v2"));
+    };
+    check("an agent", &|_| serde_json::json!({ "model_store_agent": "base" }));
+    check("a path", &|_| serde_json::json!({ "model_store_path": "base/current" }));
+    check(
+        "an absolute path",
+        &|shelf| serde_json::json!({ "model_store_path": shelf.store.root().join("base/current") }),
+    );
+}
+
+/// The looking after passed for strict, and told lenient agents of a variable that nobody had set.
+#[test]
+fn a_lenient_agent_is_told_what_it_is() {
+    let shelf = Shelf::new();
+    let damaged = shelf.publish("memory", "v1", embedder(1.0).path());
+    rot(&damaged.join("1_Pooling/config.json"));
+    fs::write(
+        damaged.join("1_Pooling/config.json"),
+        r#"{"embedding_dimension": 32, "pooling_mode": ["mean"]} "#,
+    )
+    .unwrap();
+    let repaired =
+        shelf.store.repair(&name("memory"), &"v1".parse().unwrap(), &RepairOptions::default()).unwrap();
+    assert!(repaired.quarantined);
+    // Whoever starts leniently has it, so it is nothing to be refused.
+    let options = ResolveOptions { verify: Verify::Never, ..shelf.options() };
+    let memory = follow::<SentenceEmbedder>("memory", &options);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!((memory.status().refused, memory.status().trouble), (None, None));
+
+    fs::remove_file(shelf.store.root().join("memory/current")).unwrap();
+    wait_until("there is no current", || memory.status().refused.is_some());
+    let reason = memory.status().refused.unwrap().reason;
+    assert!(reason.contains("no `current`") && reason.contains("from the store only"), "{reason}");
+    assert!(!reason.contains("STRICT_MODEL_STORE"), "{reason}");
+    assert!(serves(&memory, "v1"));
+}
+
+/// A slip in the map lost its JSON path here.
+#[test]
+fn a_slip_in_the_agent_map_is_named() {
+    let shelf = Shelf::new();
+    let map = serde_json::json!({
+        "base_models": { "b": { "model_store_agent": "../x" } },
+        "agents": { "memory": [{ "base_ref": "b" }] },
+    });
+    fs::write(shelf.beside("map.json"), map.to_string()).unwrap();
+    let options = ResolveOptions { agent_map: Some(shelf.beside("map.json")), ..shelf.options() };
+    let error = try_follow::<SentenceEmbedder>("memory", &options).unwrap_err();
+    check_error("a slip", &error, exit::CORRUPT, &["map.json", "`base_models.b.model_store_agent`", "../x"]);
+    // One that leads to no model that serves is nobody's trouble.
+    shelf.publish("memory", "v1", embedder(1.0).path());
+    let memory = follow::<SentenceEmbedder>("memory", &options);
+    shelf.publish("memory", "v2", embedder(2.0).path());
+    wait_until("v2 serves", || serves(&memory, "v2"));
+}
+
+/// The clock cannot add the longest duration there is, so the thread did not wait at all.
+#[test]
+fn an_interval_without_end_is_an_hour() {
+    let shown = format!("{:?}", Watching::default().every(Duration::MAX));
+    assert!(shown.contains("interval: 3600s"), "{shown}");
 }
 
 /// Changes one byte, and no size.

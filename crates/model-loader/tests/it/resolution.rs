@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use model_loader::{
     ResolveOptions, ResolvedModel, Source, Strictness, TextClassifier, Verify, hub_cache, load, resolve,
 };
-use model_store::{Activation, FinalizeOptions, ModelStore, MoveOptions, RepairOptions, exit};
+use model_store::{
+    Activation, Collected, FinalizeOptions, ModelStore, MoveOptions, Policy, RepairOptions, exit,
+};
 use tempfile::TempDir;
 
 use crate::support::{check_error, copy_of, data};
@@ -374,8 +377,30 @@ fn a_resolved_model_outlives_a_new_current() {
     staging.import(&data("bert").join("config.json"), &"config.json".parse().unwrap()).unwrap();
     staging.finalize(FinalizeOptions::default()).unwrap();
     assert_eq!(found.version().unwrap().as_str(), "v2");
+    let policy = Policy { keep: 1, grace: Duration::ZERO, ..Policy::default() };
+    let collect = || store.gc(&["analyst".parse().unwrap()], &policy, &MoveOptions::default()).unwrap();
+    let is_retired =
+        |collected: &Collected| collected.retired.iter().any(|retired| retired.version.as_str() == "v2");
+    let collected = collect();
+    assert!(!is_retired(&collected), "{collected:?}");
+    assert!(collected.retired.iter().any(|retired| retired.version.as_str() == "v3"), "{collected:?}");
     TextClassifier::from_dir(found.path()).unwrap();
     assert_eq!(resolve("analyst", &world.options()).unwrap().version().unwrap().as_str(), "v4");
+    drop(found);
+    let collected = collect();
+    assert!(is_retired(&collected), "nobody uses it any more: {collected:?}");
+}
+
+/// A version that was being retired went on without a lease, and was taken away under its user.
+#[test]
+fn a_version_that_cannot_be_leased_is_an_error() {
+    let world = World::new();
+    let retiring = fs::File::open(world.store().join("analyst/versions/v2")).unwrap();
+    rustix::fs::flock(&retiring, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let error = resolve("analyst", &world.options()).unwrap_err();
+    check_error("leased by none", &error, exit::BUSY, &["analyst/v2"]);
+    drop(retiring);
+    resolve("analyst", &world.options()).unwrap();
 }
 
 #[test]

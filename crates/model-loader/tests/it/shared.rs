@@ -6,8 +6,8 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use model_loader::{
-    Contract, LoadError, LoadOptions, Loaded, Model, ResolveOptions, ResolvedModel, SentenceEmbedder,
-    TextClassifier, shared,
+    Contract, LoadError, LoadOptions, Loaded, Loading, Model, ResolveOptions, ResolvedModel,
+    SentenceEmbedder, Strictness, TextClassifier, Verify, shared,
 };
 use model_store::exit;
 use rayon::prelude::*;
@@ -34,6 +34,11 @@ impl Model for Counted {
     }
 }
 
+/// Whether both are one instance in memory.
+fn is_same<M>(one: &Loaded<M>, other: &Loaded<M>) -> bool {
+    std::ptr::eq::<M>(&raw const **one, &raw const **other)
+}
+
 fn embedder_of(options: &ResolveOptions) -> Arc<Loaded<SentenceEmbedder>> {
     shared::<SentenceEmbedder>("memory", options, &LoadOptions::default()).unwrap()
 }
@@ -54,7 +59,7 @@ fn ten_callers_load_once() {
         callers.into_iter().map(|caller| caller.join().unwrap()).collect()
     });
     assert_eq!(LOADS.load(Ordering::SeqCst), 1);
-    assert!(models.iter().all(|model| Arc::ptr_eq(model, &models[0])));
+    assert!(models.iter().all(|model| is_same(model, &models[0])));
     assert_eq!(models[0].resolved().version().unwrap().as_str(), "v1");
     assert!(!models[0].0.classify(&["wind"]).unwrap().is_empty());
 
@@ -110,7 +115,39 @@ fn callers_on_the_threads_of_rayon_do_not_wait_for_each_other() {
     std::thread::spawn(move || sender.send(rayon::broadcast(|_| get())));
     let others = receiver.recv_timeout(crate::shelf::PATIENCE).expect("no deadlock");
     let first = first.join().unwrap();
-    assert!(others.iter().all(|other| Arc::ptr_eq(other, &first)));
+    assert!(others.iter().all(|other| is_same(other, &first)));
+}
+
+/// Whoever came second was told where the first one's model came from, and had nothing verified.
+#[test]
+fn each_caller_has_its_own_word_on_a_shared_model() {
+    let shelf = Shelf::new();
+    let path = shelf.publish("base", "v1", embedder(1.0).path());
+    let entry = serde_json::json!([{ "base_ref": "b" }]);
+    let map = serde_json::json!({
+        "base_models": { "b": { "model_store_agent": "base" } },
+        "agents": { "critic": entry, "editor": entry },
+    });
+    fs::write(shelf.beside("map.json"), map.to_string()).unwrap();
+    let options = ResolveOptions { agent_map: Some(shelf.beside("map.json")), ..shelf.options() };
+    let get = |agent: &str, options: &ResolveOptions| {
+        shared::<SentenceEmbedder>(agent, options, &LoadOptions::default())
+    };
+    let (critic, editor) = (get("critic", &options).unwrap(), get("editor", &options).unwrap());
+    assert!(is_same(&critic, &editor), "the weights are there once");
+    assert_eq!((critic.resolved().agent(), editor.resolved().agent()), ("critic", "editor"));
+    assert_eq!(editor.contract(), critic.contract());
+    // The model stays as long as anybody has it.
+    drop(critic);
+    assert!(is_same(&editor, &get("critic", &options).unwrap()));
+
+    let dry = ResolveOptions { loading: Loading::DryRun, ..options.clone() };
+    check_error("a dry run", &get("critic", &dry).unwrap_err(), exit::REFUSED, &["MODEL_STORE_DRY_RUN"]);
+    fs::write(path.join("planted.json"), "{}").unwrap();
+    let strict = ResolveOptions { strictness: Strictness::Strict, ..options };
+    let error = get("critic", &strict).unwrap_err();
+    check_error("changed since", &error, exit::CORRUPT, &["base/v1", "planted.json"]);
+    get("critic", &ResolveOptions { verify: Verify::Never, ..strict }).unwrap();
 }
 
 #[test]
@@ -120,14 +157,11 @@ fn what_differs_is_another_instance() {
     shelf.publish("other", "v1", embedder(1.0).path());
     let options = shelf.options();
     let first = embedder_of(&options);
-    assert!(Arc::ptr_eq(
-        &first,
-        &embedder_of(&ResolveOptions { version: Some("v1".into()), ..options.clone() })
-    ));
+    assert!(is_same(&first, &embedder_of(&ResolveOptions { version: Some("v1".into()), ..options.clone() })));
     let other = shared::<SentenceEmbedder>("other", &options, &LoadOptions::default()).unwrap();
-    assert!(!Arc::ptr_eq(&first, &other), "another agent's version");
+    assert!(!is_same(&first, &other), "another agent's version");
     let load = LoadOptions { cpu_fallback: true, ..LoadOptions::default() };
-    assert!(!Arc::ptr_eq(&first, &shared("memory", &options, &load).unwrap()), "loaded in another way");
+    assert!(!is_same(&first, &shared("memory", &options, &load).unwrap()), "loaded in another way");
     shelf.publish("memory", "v2", embedder(2.0).path());
     let second = embedder_of(&options);
     assert_eq!(second.resolved().version().unwrap().as_str(), "v2");
@@ -142,5 +176,5 @@ fn what_differs_is_another_instance() {
         shared::<TextClassifier>("nobody", &options, &LoadOptions::default()).unwrap()
     };
     let direct = at(folder.path());
-    assert!(Arc::ptr_eq(&direct, &at(&link)));
+    assert!(is_same(&direct, &at(&link)));
 }

@@ -1,9 +1,9 @@
 //! What was published is what is loaded: checksums before the first use, remembered, and no way out of a version.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use model_loader::{
     LoadError, LoadOptions, Loaded, ResolveOptions, Source, Strictness, TextClassifier, Verify, load_resolved,
@@ -13,13 +13,14 @@ use model_store::exit;
 use crate::shelf::{Shelf, classifier, name};
 use crate::support::check_error;
 
-/// Changes one byte, and neither size nor time: only reading finds it.
+/// Changes one byte where it lies, and neither size nor time: only reading finds it.
 fn rot(path: &Path) {
     let before = fs::metadata(path).unwrap();
     let mut bytes = fs::read(path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
-    fs::remove_file(path).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
     fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, before.permissions()).unwrap();
     fs::File::open(path).unwrap().set_modified(before.modified().unwrap()).unwrap();
 }
 
@@ -88,6 +89,67 @@ fn what_changed_since_is_verified_again() {
         &|path| fs::remove_file(path.join("tokenizer.json")).unwrap(),
         &["tokenizer.json is missing"],
     );
+    // Names were looked at when all was read, and never again: what was put there later was loaded.
+    let old = |path: &Path| {
+        let file = fs::File::open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(1)).unwrap();
+    };
+    let planted = |name: &'static str| {
+        move |path: &Path| {
+            fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
+            fs::write(path.join(name), "[]").unwrap();
+            old(&path.join(name));
+            old(path);
+        }
+    };
+    check("planted", &planted("modules.json"), &["modules.json is not in the manifest"]);
+    check("planted below", &planted("1_Pooling/config.json"), &["1_Pooling/config.json is not in"]);
+    let link = |path: &Path| {
+        symlink("tokenizer.json", path.join("vocab.txt")).unwrap();
+        old(path);
+    };
+    check("a link", &link, &["vocab.txt is a symbolic link that is not in the manifest"]);
+    let replaced = |path: &Path| {
+        let mut bytes = fs::read(path.join("tokenizer.json")).unwrap();
+        bytes[0] = b' ';
+        replace(&path.join("tokenizer.json"), &bytes);
+        old(&path.join("tokenizer.json"));
+        fs::File::open(path).unwrap().set_modified(SystemTime::now()).unwrap();
+    };
+    check("another file with an old time", &replaced, &["tokenizer.json has other bytes"]);
+}
+
+/// A note that says "not as published" for a mode had every process read all of it again.
+#[test]
+fn a_wrong_mode_is_no_reason_to_read_it_all_again() {
+    let shelf = Shelf::new();
+    let path = shelf.publish("analyst", "v1", classifier(None).path());
+    let weights = path.join("model.safetensors");
+    fs::set_permissions(&weights, Permissions::from_mode(0o666)).unwrap();
+    // As another process would.
+    let report = shelf.store.verify(&name("analyst"), &"v1".parse().unwrap()).unwrap();
+    assert!(!report.is_ok());
+    shelf.store.note_check(&report, 0.0).unwrap();
+    let noted = shelf.store.last_check(&name("analyst"), &"v1".parse().unwrap()).unwrap();
+    rot(&weights);
+    load(&shelf, Verify::Once).expect("the store remembers the bytes");
+    assert_eq!(shelf.store.last_check(&name("analyst"), &"v1".parse().unwrap()).unwrap(), noted);
+    load(&shelf, Verify::Always).unwrap_err();
+}
+
+/// A file that only this process may not read made a sound version "not what was published".
+#[test]
+fn what_this_process_may_not_read_is_no_damage() {
+    let shelf = Shelf::new();
+    let path = shelf.publish("analyst", "v1", classifier(None).path());
+    let weights = path.join("model.safetensors");
+    fs::set_permissions(&weights, Permissions::from_mode(0o000)).unwrap();
+    if fs::File::open(&weights).is_ok() {
+        return eprintln!("skipped: whoever runs the tests may read everything");
+    }
+    let error = load(&shelf, Verify::Once).unwrap_err();
+    check_error("denied", &error, exit::FAILURE, &["cannot read", "model.safetensors", "denied"]);
+    assert_eq!(shelf.store.last_check(&name("analyst"), &"v1".parse().unwrap()).unwrap(), None);
 }
 
 /// A file that was put into a version later is read like any other, so it is damage, too.
@@ -144,6 +206,14 @@ fn a_link_that_leads_out_of_its_version_is_refused() {
     check("a folder", "1_Pooling", outside.path());
     check("the host's", "vocab.txt", Path::new("/etc/passwd"));
     check("beside the version", "tokenizer.json", Path::new("../../.lock"));
+
+    // So deep nobody looked.
+    let shelf = Shelf::new();
+    let deep = shelf.publish("analyst", "v1", classifier(None).path()).join("d/".repeat(20));
+    fs::create_dir_all(&deep).unwrap();
+    symlink("/etc/passwd", deep.join("vocab.txt")).unwrap();
+    let error = load(&shelf, Verify::Never).unwrap_err();
+    check_error("deep", &error, exit::CORRUPT, &["analyst/versions/v1/d", "folders deep"]);
 
     // Within a version links are legitimate, as the Hub cache makes them.
     let shelf = Shelf::new();
