@@ -299,7 +299,7 @@ impl<M: Model> Keeper<M> {
                 }
                 Err(error) => {
                     self.looked = true;
-                    self.tell_trouble(&inner, with_causes(&error));
+                    self.tell_trouble(&inner, &with_causes(&error));
                 }
             }
             inner.state().replaced_in_use = self.replaced.len();
@@ -450,10 +450,10 @@ impl<M: Model> Keeper<M> {
     }
 
     /// Says once what keeps the store from being looked at.
-    fn tell_trouble(&self, inner: &Inner<M>, trouble: String) {
+    fn tell_trouble(&self, inner: &Inner<M>, trouble: &str) {
         // What logs may ask for the status, so the state is free again by then.
-        let told = inner.state().trouble.replace(trouble.clone());
-        if told.as_ref() != Some(&trouble) {
+        let told = inner.state().trouble.replace(trouble.to_owned());
+        if told.as_deref() != Some(trouble) {
             tracing::warn!(
                 agent = self.agent,
                 cause = trouble,

@@ -262,6 +262,7 @@ fn spell_out(findings: &[&Finding]) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may")]
 mod tests {
     use model_store::{PayloadPath, checksum_of_listing};
 

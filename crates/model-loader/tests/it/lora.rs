@@ -57,7 +57,11 @@ fn a_callers_adapter_is_found_like_the_model_and_told() {
     let check = |row: &str, adapter: &Path, strictness: Strictness, path: &Path, version: Option<&str>| {
         let lm = load(adapter, strictness).unwrap_or_else(|error| panic!("{row}: {}", message(&error)));
         let told = lm.resolved().adapter().expect(row);
-        assert_eq!((told.path(), told.version().map(|v| v.as_str())), (path, version), "{row}");
+        assert_eq!(
+            (told.path(), told.version().map(model_store::VersionName::as_str)),
+            (path, version),
+            "{row}"
+        );
         let text = lm.generate(merged.prompt.as_str(), &greedy(64)).unwrap().text;
         assert_eq!(text, merged.text, "{row}");
     };
