@@ -6,7 +6,7 @@ use crate::Activation;
 use crate::math::exp;
 
 /// A layer norm: `(x − mean) / √(variance + eps) · gamma + beta` (Ba, Kiros and Hinton, 2016), the variance as the mean of
-/// squared differences: as E[x²] − E[x]² it loses its digits where the mean is large.
+/// squared differences: as `E[x²] − E[x]²` it loses its digits where the mean is large.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Norm {
     /// Factors, one for each element of a row.
