@@ -31,8 +31,10 @@ pub(crate) fn forward(model: &Model<Kernels>, texts: &[&Rows], workers: usize) -
         starts.push(starts[starts.len() - 1] + text.len());
     }
     let mut x = model.embeddings.look_up(texts);
+    let mut buffers = Buffers::default();
     if let Some(projection) = &model.projection {
-        x = product(&x, projection, Activation::Identity, workers);
+        product(&x, projection, Activation::Identity, workers, &mut buffers.out);
+        std::mem::swap(&mut x, &mut buffers.out);
     }
     for index in &model.order {
         let layer = &model.layers[*index];
@@ -40,19 +42,34 @@ pub(crate) fn forward(model: &Model<Kernels>, texts: &[&Rows], workers: usize) -
         if model.norms_come_first {
             let mut inner = x.clone();
             layer.attention_norm.iter().for_each(|norm| norm.apply(&mut inner));
-            add(&mut x, &step.attend(&inner));
+            step.attend(&inner, &mut buffers);
+            add(&mut x, &buffers.out);
             inner.copy_from_slice(&x);
             layer.feed_norm.iter().for_each(|norm| norm.apply(&mut inner));
-            add(&mut x, &step.feed(&inner));
+            step.feed(&inner, &mut buffers);
+            add(&mut x, &buffers.out);
         } else {
-            let attended = step.attend(&x);
-            x = normalised(layer.attention_norm.as_ref(), attended, &x);
-            let fed = step.feed(&x);
-            x = normalised(layer.feed_norm.as_ref(), fed, &x);
+            step.attend(&x, &mut buffers);
+            replace(&mut x, &mut buffers.out, layer.attention_norm.as_ref());
+            step.feed(&x, &mut buffers);
+            replace(&mut x, &mut buffers.out, layer.feed_norm.as_ref());
         }
     }
     model.final_norm.iter().for_each(|norm| norm.apply(&mut x));
     Ragged { width: model.width, starts, values: x }
+}
+
+/// Memory that every layer uses again: what is new has to be cleared first, which costs as much as a norm.
+#[derive(Default)]
+struct Buffers {
+    qkv: Vec<f32>,
+    context: Vec<f32>,
+    /// Both halves of a gated block.
+    both: Vec<f32>,
+    inner: Vec<f32>,
+    /// What a step gives.
+    out: Vec<f32>,
+    scratch: Scratch,
 }
 
 struct Step<'a> {
@@ -64,70 +81,70 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    fn attend(&self, x: &[f32]) -> Vec<f32> {
+    fn attend(&self, x: &[f32], buffers: &mut Buffers) {
         let width = self.model.width;
         let (attention, rotary) = &self.model.attention[self.layer.attention];
-        let mut qkv = product(x, &self.layer.qkv, Activation::Identity, self.workers);
+        let Buffers { qkv, context, out, scratch, .. } = buffers;
+        product(x, &self.layer.qkv, Activation::Identity, self.workers, qkv);
         if let Some(rotary) = rotary {
             for (text, start) in self.texts.iter().zip(self.starts) {
                 turn(rotary, attention, &text.positions, &mut qkv[start * 3 * width..]);
             }
         }
-        let mut context = vec![0.0; x.len()];
+        context.resize(x.len(), 0.0);
         let mut rest = &mut context[..];
-        let mut scratch = Scratch::new();
         for span in self.starts.windows(2) {
-            let (out, after) = rest.split_at_mut((span[1] - span[0]) * width);
+            let (part, after) = rest.split_at_mut((span[1] - span[0]) * width);
             rest = after;
             let qkv = &qkv[span[0] * 3 * width..span[1] * 3 * width];
             if self.workers == 1 {
-                attention.run(qkv, 0, &mut scratch, out);
+                attention.run(qkv, 0, scratch, part);
             } else {
-                let share = out.len() / width / self.workers + 1;
-                out.par_chunks_mut(share * width).enumerate().for_each(|(index, out)| {
-                    attention.run(qkv, index * share, &mut Scratch::new(), out);
+                let share = part.len() / width / self.workers + 1;
+                part.par_chunks_mut(share * width).enumerate().for_each(|(index, part)| {
+                    attention.run(qkv, index * share, &mut Scratch::new(), part);
                 });
             }
         }
-        product(&context, &self.layer.out, Activation::Identity, self.workers)
+        product(context, &self.layer.out, Activation::Identity, self.workers, out);
     }
 
-    fn feed(&self, x: &[f32]) -> Vec<f32> {
+    fn feed(&self, x: &[f32], buffers: &mut Buffers) {
         let Layer { up, is_gated, down, .. } = self.layer;
-        let inner = if *is_gated {
-            let both = product(x, up, Activation::Identity, self.workers);
-            let mut inner = vec![0.0; both.len() / 2];
-            gate(&both, up.outputs() / 2, self.model.activation, &mut inner);
-            inner
+        let Buffers { both, inner, out, .. } = buffers;
+        if *is_gated {
+            product(x, up, Activation::Identity, self.workers, both);
+            inner.resize(both.len() / 2, 0.0);
+            gate(both, up.outputs() / 2, self.model.activation, inner);
         } else {
-            product(x, up, self.model.activation, self.workers)
-        };
-        product(&inner, down, Activation::Identity, self.workers)
+            product(x, up, self.model.activation, self.workers, inner);
+        }
+        product(inner, down, Activation::Identity, self.workers, out);
     }
 }
 
 /// Rows this few are not worth another thread.
 const MIN_ROWS: usize = 16;
 
-fn product(x: &[f32], weight: &Packed, activation: Activation, workers: usize) -> Vec<f32> {
+fn product(x: &[f32], weight: &Packed, activation: Activation, workers: usize, out: &mut Vec<f32>) {
     let rows = x.len() / weight.inputs();
-    let mut out = vec![0.0; rows * weight.outputs()];
+    out.resize(rows * weight.outputs(), 0.0);
     let share = rows.div_ceil(workers).max(MIN_ROWS);
     if workers == 1 || share >= rows {
-        linear(x, weight, activation, &mut out);
+        linear(x, weight, activation, out);
     } else {
         let shares = x.par_chunks(share * weight.inputs()).zip(out.par_chunks_mut(share * weight.outputs()));
         shares.for_each(|(x, out)| linear(x, weight, activation, out));
     }
-    out
 }
 
-fn normalised(norm: Option<&Norm>, mut x: Vec<f32>, residual: &[f32]) -> Vec<f32> {
+/// `x = norm(x + out)`.
+fn replace(x: &mut Vec<f32>, out: &mut Vec<f32>, norm: Option<&Norm>) {
     match norm {
-        Some(norm) => norm.add_apply(&mut x, residual),
-        None => add(&mut x, residual),
+        Some(norm) => norm.add_apply(out, x),
+        None => add(out, x),
     }
-    x
+    std::mem::swap(x, out);
 }
 
 fn add(x: &mut [f32], y: &[f32]) {
