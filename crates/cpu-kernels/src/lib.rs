@@ -28,7 +28,7 @@ mod rows;
 
 pub use attention::{Attention, Scratch};
 pub use math::Activation;
-pub use product::{Packed, linear, row_block};
+pub use product::{Packed, linear};
 pub use rows::{Norm, dot, gate, softmax};
 
 /// The vectors that the kernels run on here, for logs and benchmarks: `avx512`, `avx2`, `neon` or `scalar`.

@@ -20,12 +20,6 @@ const ROW_BLOCK: usize = 132;
 /// A cache line, which vectors of 64 bytes must not straddle.
 const LINE_BYTES: usize = 64;
 
-/// How many rows of an input are best given to [`linear`] at least, where the work is shared among threads.
-#[must_use]
-pub fn row_block() -> usize {
-    ROW_BLOCK
-}
-
 /// A linear layer's weights and bias, packed for the processor that it is packed on.
 #[derive(Debug, Clone)]
 pub struct Packed {
