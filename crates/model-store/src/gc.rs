@@ -17,6 +17,7 @@ use crate::holder::now;
 use crate::holdings::{self, Inventory, in_use, open_alone, pointed_at};
 use crate::human::with_causes;
 use crate::layout::{AgentDir, Place, QUARANTINE_DIR, TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR, c_name};
+use crate::lock::Flock;
 use crate::names::{AgentName, VersionName};
 use crate::notes;
 use crate::processes::{self, FileId, User};
@@ -57,7 +58,7 @@ struct Trashed<'a> {
     /// Its name there.
     name: String,
     recorded: bool,
-    _alone: OwnedFd,
+    _alone: Flock<OwnedFd>,
 }
 
 /// A plan, what it is of, and what could not be looked at.

@@ -1,7 +1,7 @@
 //! What retention decides about: every version with all that holds it.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use jiff::Timestamp;
 use rustix::fs::{Access, AtFlags, accessat};
@@ -13,6 +13,7 @@ use crate::history::{self, Action, PointerName, Record};
 use crate::holder::{flock_holders, now};
 use crate::human::with_causes;
 use crate::layout::{AgentDir, CURRENT_LINK, Place, Pointer, REFS_DIR};
+use crate::lock::Flock;
 use crate::manifest::Generation;
 use crate::names::{AgentName, VersionName};
 use crate::pointers::ref_names;
@@ -182,7 +183,7 @@ pub(crate) fn pointed_at(agent: &AgentDir) -> Result<HashMap<VersionName, Vec<St
 /// Who keeps a version by a lease. The lock itself is asked; `/proc/locks` only knows the name, and not on
 /// every file system.
 fn leased(version: BorrowedFd<'_>) -> Option<String> {
-    if matches!(crate::lock::try_flock(version), Ok(true)) {
+    if matches!(Flock::exclusive(version), Ok(Some(_))) {
         return None;
     }
     Some(match flock_holders(version).first() {
@@ -245,16 +246,12 @@ fn times(version: BorrowedFd<'_>) -> (Timestamp, Timestamp) {
 pub(crate) fn open_alone(
     agent: &AgentDir,
     version: &VersionName,
-) -> Result<Option<std::os::fd::OwnedFd>, StoreError> {
+) -> Result<Option<Flock<OwnedFd>>, StoreError> {
     let Some(versions) = agent.versions()? else { return Ok(None) };
     let path = agent.version_path(version, Place::Versions);
     let failed = |e| StoreError::io("open", &path, e);
     let Some(handle) = dir::open_if_there(versions.as_fd(), version.as_str()).map_err(failed)? else {
         return Ok(None);
     };
-    match crate::lock::try_flock(handle.as_fd()) {
-        Ok(true) => Ok(Some(handle)),
-        Ok(false) => Ok(None),
-        Err(e) => Err(StoreError::io("lock", &path, e)),
-    }
+    Flock::exclusive(handle).map_err(|e| StoreError::io("lock", &path, e))
 }

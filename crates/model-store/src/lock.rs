@@ -1,14 +1,18 @@
-//! The agent's lock: one writer at a time, and everyone else is told who that is.
+//! Locks: one writer per agent, and everyone else is told who that is; a `flock` on a directory for who stages
+//! into it or reads it.
+//!
+//! Every lock is given back in so many words and not by closing alone: a child that some other thread has just
+//! forked has a copy of the handle until it executes its program, and the lock would live as long as that copy.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, FlockOperation};
 use rustix::io::Errno;
 
 use crate::durable;
@@ -16,6 +20,9 @@ use crate::error::StoreError;
 use crate::holder::Holder;
 use crate::layout::{AgentDir, LOCK_FILE};
 use crate::progress::Progress;
+
+/// How long a writer waits for who looks at its staging.
+const STAGING_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The exclusive lock of one agent; dropping it unlocks.
 ///
@@ -78,6 +85,7 @@ impl AgentLock {
 impl Drop for AgentLock {
     fn drop(&mut self) {
         let _ = durable::write_note(&self.file, b"");
+        let _ = set_lock(&self.file, libc::F_UNLCK);
     }
 }
 
@@ -89,14 +97,18 @@ fn is_still(agent: BorrowedFd<'_>, file: &File) -> bool {
 }
 
 fn try_lock(file: &File) -> io::Result<bool> {
-    #[expect(clippy::cast_possible_truncation, reason = "1 and 0, which the structure keeps as shorts")]
-    let (l_type, l_whence) = (libc::F_WRLCK as libc::c_short, libc::SEEK_SET as libc::c_short);
-    let whole_file = libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)) {
-        Ok(_) => Ok(true),
+    match set_lock(file, libc::F_WRLCK) {
+        Ok(()) => Ok(true),
         Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
         Err(e) => Err(e.into()),
     }
+}
+
+fn set_lock(file: &File, kind: libc::c_int) -> nix::Result<()> {
+    #[expect(clippy::cast_possible_truncation, reason = "0 to 2, which the structure keeps as shorts")]
+    let (l_type, l_whence) = (kind as libc::c_short, libc::SEEK_SET as libc::c_short);
+    let whole_file = libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&whole_file)).map(drop)
 }
 
 fn read_holder(file: &File) -> Option<Holder> {
@@ -105,28 +117,65 @@ fn read_holder(file: &File) -> Option<Holder> {
     serde_json::from_slice(&record[..length]).ok()
 }
 
-/// Takes an exclusive `flock` without waiting; `false` where somebody has one.
-pub(crate) fn try_flock(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
-    match rustix::fs::flock(dir, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(e) => Err(e),
+/// A directory with a `flock` on it; dropping it unlocks.
+#[must_use = "the directory is unlocked when this is dropped"]
+#[derive(Debug)]
+pub(crate) struct Flock<Dir: AsFd>(Dir);
+
+impl<Dir: AsFd> Flock<Dir> {
+    /// Locks a directory against everybody, without waiting; `None` where somebody has a lock on it.
+    pub(crate) fn exclusive(dir: Dir) -> Result<Option<Self>, Errno> {
+        Self::take(dir, FlockOperation::NonBlockingLockExclusive).map(Result::ok)
+    }
+
+    /// As [`exclusive`](Self::exclusive), trying for a moment: somebody who looks whether a staging is alive
+    /// holds it for an instant. A refusal gives the directory back.
+    pub(crate) fn exclusive_soon(dir: Dir) -> Result<Result<Self, Dir>, Errno> {
+        Self::within(dir, FlockOperation::NonBlockingLockExclusive, STAGING_PATIENCE)
+    }
+
+    /// Locks a directory against those who want it alone, waiting at most `patience`.
+    pub(crate) fn shared(dir: Dir, patience: Duration) -> Result<Result<Self, Dir>, Errno> {
+        Self::within(dir, FlockOperation::NonBlockingLockShared, patience)
+    }
+
+    fn within(
+        mut dir: Dir,
+        operation: FlockOperation,
+        patience: Duration,
+    ) -> Result<Result<Self, Dir>, Errno> {
+        let started = Instant::now();
+        loop {
+            dir = match Self::take(dir, operation)? {
+                Err(dir) if started.elapsed() < patience => dir,
+                locked_or_late => return Ok(locked_or_late),
+            };
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn take(dir: Dir, operation: FlockOperation) -> Result<Result<Self, Dir>, Errno> {
+        match rustix::fs::flock(dir.as_fd(), operation) {
+            Ok(()) => Ok(Ok(Self(dir))),
+            Err(Errno::WOULDBLOCK) => Ok(Err(dir)),
+            Err(e) => Err(e),
+        }
     }
 }
 
-/// As [`try_flock`], trying for a moment: somebody who looks whether a staging is alive holds it for an
-/// instant.
-pub(crate) fn flock_soon(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
-    for _ in 0..20 {
-        if try_flock(dir)? {
-            return Ok(true);
-        }
-        std::thread::sleep(Duration::from_millis(5));
+impl<Dir: AsFd> AsFd for Flock<Dir> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
-    try_flock(dir)
+}
+
+impl<Dir: AsFd> Drop for Flock<Dir> {
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(self.as_fd(), FlockOperation::Unlock);
+    }
 }
 
 /// Whether somebody has an exclusive `flock` on a directory.
 pub(crate) fn is_flocked(dir: BorrowedFd<'_>) -> bool {
-    rustix::fs::flock(dir, rustix::fs::FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+    matches!(Flock::take(dir, FlockOperation::NonBlockingLockShared), Ok(Err(_)))
 }

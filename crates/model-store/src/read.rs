@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use serde_json::Map;
 
@@ -17,6 +16,7 @@ use crate::dir;
 use crate::error::StoreError;
 use crate::hash::hash_all;
 use crate::layout::{AgentDir, CURRENT_LINK, Place, Pointer, VERSIONS_DIR};
+use crate::lock::Flock;
 use crate::manifest::Manifest;
 use crate::names::{AgentName, MANIFEST_FILE, PayloadPath, VersionName};
 use crate::payload::Payload;
@@ -182,26 +182,17 @@ impl Current {
         // A lock belongs to an open file description: the lease needs one of its own.
         let handle = dir::open(self.handle(), ".").map_err(|e| StoreError::io("lease", self.path(), e))?;
         let started = Instant::now();
-        loop {
-            match rustix::fs::flock(&handle, FlockOperation::NonBlockingLockShared) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK) if started.elapsed() < LEASE_PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(Errno::WOULDBLOCK) => {
-                    let holder = crate::holder::flock_holder(handle.as_fd()).map(Box::new);
-                    let what = format!("{}/{}", self.agent(), self.version());
-                    return Err(StoreError::Busy { what, holder, waited: started.elapsed() });
-                }
-                Err(e) => return Err(failed(e)),
-            }
-        }
+        let lock = Flock::shared(handle, LEASE_PATIENCE).map_err(failed)?.map_err(|handle| {
+            let holder = crate::holder::flock_holder(handle.as_fd()).map(Box::new);
+            let what = format!("{}/{}", self.agent(), self.version());
+            StoreError::Busy { what, holder, waited: started.elapsed() }
+        })?;
         // It may have been retired between opening and leasing.
         let still_there = dir::open_path(self.path())
-            .and_then(|there| dir::same(there.as_fd(), handle.as_fd()))
+            .and_then(|there| dir::same(there.as_fd(), lock.as_fd()))
             .unwrap_or(false);
         if still_there {
-            return Ok(Lease { _handle: handle });
+            return Ok(Lease { _lock: lock });
         }
         Err(StoreError::VersionNotFound {
             agent: self.agent().clone(),
@@ -265,7 +256,7 @@ impl Seen {
 #[must_use = "the lease ends when this is dropped"]
 #[derive(Debug)]
 pub struct Lease {
-    _handle: OwnedFd,
+    _lock: Flock<OwnedFd>,
 }
 
 /// Reads a version's manifest; `None` where there is none.

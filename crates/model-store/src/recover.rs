@@ -17,7 +17,7 @@ use crate::layout::{
     AgentDir, Place, QUARANTINE_DIR, REFS_DIR, TEMP_LINK_PREFIX, TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR,
     has_prefix,
 };
-use crate::lock::{AgentLock, try_flock};
+use crate::lock::{AgentLock, Flock};
 use crate::names::{STAGING_SUFFIX, VersionName};
 use crate::notes;
 
@@ -80,7 +80,7 @@ impl Cleaner<'_> {
             return;
         }
         let Ok(opened) = dir::open_cstr(parent, &entry.name) else { return };
-        if matches!(try_flock(opened.as_fd()), Ok(true)) {
+        if let Ok(Some(_alone)) = Flock::exclusive(opened) {
             let removed = durable::remove_tree(parent, &entry.name);
             self.note(place, &entry.name.to_string_lossy(), removed);
         }

@@ -13,7 +13,7 @@ use crate::durable;
 use crate::error::StoreError;
 use crate::holder::flock_holder;
 use crate::layout::{AgentDir, LOCK_FILE, Place, VERSIONS_DIR, c_name, open_root};
-use crate::lock::{AgentLock, flock_soon};
+use crate::lock::{AgentLock, Flock};
 use crate::manifest::FileEntry;
 use crate::names::{AgentName, PayloadPath, RefName, VersionName};
 use crate::outside::Taken;
@@ -33,7 +33,7 @@ pub struct Staging {
     pub(crate) agent: AgentDir,
     pub(crate) version: VersionName,
     pub(crate) versions: OwnedFd,
-    handle: OwnedFd,
+    handle: Flock<OwnedFd>,
     path: PathBuf,
     /// What the directory is called now; `None` once it is nobody's to remove.
     pub(crate) name: Option<String>,
@@ -109,13 +109,12 @@ impl Staging {
             let opened = dir::open_if_there(versions.as_fd(), &staging_name);
             // Its writer has just removed it, or somebody who knows of no locks has.
             let Some(handle) = opened.map_err(|e| StoreError::io("open", &path, e))? else { continue };
-            if !flock_soon(handle.as_fd()).map_err(|e| StoreError::io("lock", &path, e))? {
-                return Err(StoreError::Busy {
-                    what: format!("the staging of {}/{version}", agent.name()),
-                    holder: flock_holder(handle.as_fd()).map(Box::new),
-                    waited: Duration::ZERO,
-                });
-            }
+            let locked = Flock::exclusive_soon(handle).map_err(|e| StoreError::io("lock", &path, e))?;
+            let handle = locked.map_err(|handle| StoreError::Busy {
+                what: format!("the staging of {}/{version}", agent.name()),
+                holder: flock_holder(handle.as_fd()).map(Box::new),
+                waited: Duration::ZERO,
+            })?;
             if !dir::is_named(versions.as_fd(), &staging_name, handle.as_fd())
                 .map_err(|e| StoreError::io("look at", &path, e))?
             {
@@ -190,7 +189,7 @@ impl Staging {
     /// Makes and opens the directory a payload file is to lie in; a link on the way is refused.
     pub(crate) fn parent_of(&self, path: &PayloadPath) -> Result<OwnedFd, StoreError> {
         let open = || -> io::Result<OwnedFd> {
-            let mut parent = self.handle.try_clone()?;
+            let mut parent = self.dir().try_clone_to_owned()?;
             for component in path.parents() {
                 durable::make_dir(parent.as_fd(), component)?;
                 parent = dir::open(parent.as_fd(), component)?;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use model_store::{FinalizeOptions, StoreError, exit};
+use model_store::{FinalizeOptions, Policy, StoreError, exit};
 
 use crate::child::{Task, Work};
 use crate::fixture::{Fixture, payload, scout, version};
@@ -94,6 +94,31 @@ fn many_threads_publish_and_read_at_once() {
     for pair in history.windows(2) {
         assert_eq!(pair[0]["to"], pair[1]["from"], "the history has a gap");
     }
+}
+
+/// A child has every handle of its parent until it executes its program, and a lock lives as long as its handle
+/// is open somewhere.
+#[test]
+fn a_lock_ends_with_its_holder_whatever_other_threads_fork_meanwhile() {
+    let fixture = Fixture::with_v1();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            });
+        }
+        let still_leased = (0..1000).find_map(|round| {
+            drop(fixture.current().lease().unwrap());
+            let plan = fixture.store.plan_gc(&[scout()], &Policy::default()).unwrap();
+            let verdict = &plan.decisions[0].verdict;
+            format!("{verdict:?}").contains("leased").then(|| format!("round {round}: {verdict:?}"))
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(still_leased, None);
+    });
 }
 
 #[test]

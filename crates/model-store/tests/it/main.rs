@@ -18,7 +18,6 @@ mod host;
 mod import;
 mod legacy;
 mod manifest;
-mod model;
 mod names;
 mod order;
 mod outside;
