@@ -84,6 +84,18 @@ DEBERTA = dict(
     pooler_hidden_size=32,
     pad_token_id=0,
 )
+# Its other half: places by plain distance and through products of their own, positions and types in the input.
+PLAIN_DEBERTA = dict(
+    relative_attention=True,
+    share_att_key=False,
+    pos_att_type="c2p",
+    position_biased_input=True,
+    type_vocab_size=2,
+    max_relative_positions=10,
+    pooler_hidden_size=32,
+    pooler_hidden_act="tanh",
+    pad_token_id=0,
+)
 
 # The configuration without what the tokenizer decides, the tokenizer, its special tokens, and whether the model takes
 # token types.
@@ -145,6 +157,13 @@ FAMILIES = {
         lambda: unigram(bert_names=True),
         BERT_NAMES,
         False,
+    ),
+    "deberta-v2-plain": (
+        DebertaV2Config,
+        {**SHAPE, **POSITIONS, **PLAIN_DEBERTA},
+        lambda: unigram(bert_names=True),
+        BERT_NAMES,
+        True,
     ),
 }
 

@@ -26,7 +26,7 @@ mod math;
 mod product;
 mod rows;
 
-pub use attention::{Attention, Scratch};
+pub use attention::{Attention, Relative, Scratch};
 pub use math::Activation;
 pub use product::{Packed, linear};
 pub use rows::{Norm, dot, gate, softmax};

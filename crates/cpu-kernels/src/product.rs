@@ -6,6 +6,8 @@
 //! while a block's rows come from the second (Goto and van de Geijn, "Anatomy of High-Performance Matrix
 //! Multiplication", 2008).
 
+use std::fmt;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::Activation;
@@ -21,7 +23,7 @@ const ROW_BLOCK: usize = 132;
 const LINE_BYTES: usize = 64;
 
 /// A linear layer's weights and bias, packed for the processor that it is packed on.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Packed {
     inputs: usize,
     outputs: usize,
@@ -29,6 +31,13 @@ pub struct Packed {
     panels: Panels,
     /// As many as the panels have columns.
     bias: Vec<f32>,
+}
+
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { inputs, outputs, .. } = self;
+        f.debug_struct("Packed").field("inputs", inputs).field("outputs", outputs).finish_non_exhaustive()
+    }
 }
 
 impl Packed {

@@ -8,13 +8,15 @@ use serde::Deserialize;
 use crate::LoadError;
 use crate::files::read_json;
 
+mod deberta;
 mod modern;
 
+use deberta::RawDeberta;
 use modern::RawModern;
 
 /// The kinds of encoder this crate runs.
 pub const SUPPORTED_MODEL_TYPES: &str =
-    "albert, bert, camembert, distilbert, electra, modernbert, mpnet, roberta, xlm-roberta";
+    "albert, bert, camembert, deberta-v2, distilbert, electra, modernbert, mpnet, roberta, xlm-roberta";
 
 /// The heads whose results are neither token vectors nor a text's labels.
 const OTHER_HEADS: [&str; 3] = ["ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice"];
@@ -27,6 +29,8 @@ pub enum Family {
     Albert,
     /// `model_type` `bert`.
     Bert,
+    /// `model_type` `deberta-v2`, which is that of `DeBERTa` v3 too: attention to places beside contents.
+    DebertaV2,
     /// `model_type` `distilbert`: BERT without token types and pooler.
     DistilBert,
     /// `model_type` `electra`: BERT, maybe over narrow embeddings.
@@ -48,6 +52,7 @@ impl Family {
         Ok(match model_type {
             "albert" => Self::Albert,
             "bert" => Self::Bert,
+            "deberta-v2" => Self::DebertaV2,
             "distilbert" => Self::DistilBert,
             "electra" => Self::Electra,
             "modernbert" => Self::ModernBert,
@@ -64,7 +69,7 @@ impl Family {
 
     /// Whether token types are looked up by the ids given; the others have one type or none.
     pub(crate) fn uses_types(self) -> bool {
-        matches!(self, Self::Albert | Self::Bert | Self::Electra)
+        matches!(self, Self::Albert | Self::Bert | Self::DebertaV2 | Self::Electra)
     }
 }
 
@@ -124,7 +129,7 @@ pub struct ModelConfig {
     pub layer_norm_eps: f32,
     /// Rows of the position embedding; see [`max_tokens`](Self::max_tokens).
     pub max_positions: usize,
-    /// Rows of the token type embedding.
+    /// Rows of the token type embedding; 0 where there is none.
     pub type_vocab_size: usize,
     /// The id of the padding token.
     pub pad_id: u32,
@@ -133,6 +138,32 @@ pub struct ModelConfig {
     /// How a classifier's logits become scores.
     pub scoring: Scoring,
     pub(crate) modern: Option<ModernBert>,
+    pub(crate) deberta: Option<Deberta>,
+}
+
+/// What only `DeBERTa` has.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Deberta {
+    /// How attention looks at places; `None` where it does not.
+    pub places: Option<Places>,
+    /// Whether positions are added to the words.
+    pub has_positions: bool,
+    pub pooler_activation: Activation,
+}
+
+/// How attention looks at places.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of a file format")]
+pub(crate) struct Places {
+    /// Distances from here on are one place.
+    pub farthest: usize,
+    /// Places to either side, where distances share them by their logarithm.
+    pub buckets: Option<usize>,
+    pub queries_look: bool,
+    pub keys_look: bool,
+    /// Whether places go through the products of queries and keys, or through their own.
+    pub shares_products: bool,
+    pub is_normalised: bool,
 }
 
 /// What only `ModernBERT` has.
@@ -244,6 +275,8 @@ struct Raw {
     problem_type: Option<String>,
     #[serde(flatten)]
     modern: RawModern,
+    #[serde(flatten)]
+    deberta: RawDeberta,
 }
 
 impl Raw {
@@ -263,6 +296,11 @@ impl Raw {
                 self.hidden_act = self.hidden_activation.take();
                 self.layer_norm_eps = self.norm_eps.or(Some(1e-5));
                 self.position_embedding_type = None;
+            }
+            // Its own default, and 0 rows are none.
+            Some("deberta-v2") => {
+                self.layer_norm_eps = self.layer_norm_eps.or(Some(1e-7));
+                self.type_vocab_size = self.type_vocab_size.or(Some(0));
             }
             _ => {}
         }
@@ -325,6 +363,10 @@ impl Raw {
         let embedding = match (family, self.embedding_size) {
             (Family::Albert | Family::Electra, None) => 128,
             (Family::Albert | Family::Electra, given) => size("embedding_size", given)?,
+            (Family::DebertaV2, Some(given)) if given != hidden => {
+                let found = given.to_string();
+                return Err(unsupported("embedding_size", &found, "that of hidden_size"));
+            }
             _ => hidden,
         };
         let modern = match family {
@@ -341,6 +383,14 @@ impl Raw {
             }
             _ => None,
         };
+        let deberta = match family {
+            Family::DebertaV2 => Some(self.deberta.check(hidden, hidden / heads, max_positions, &path)?),
+            _ => None,
+        };
+        let type_vocab_size = match (family, self.type_vocab_size) {
+            (Family::DebertaV2, Some(0)) => 0,
+            (_, given) => size("type_vocab_size", given.or(Some(2)))?,
+        };
         Ok(ModelConfig {
             family,
             architectures: self.architectures.clone().unwrap_or_default(),
@@ -353,11 +403,12 @@ impl Raw {
             activation,
             layer_norm_eps,
             max_positions,
-            type_vocab_size: size("type_vocab_size", self.type_vocab_size.or(Some(2)))?,
+            type_vocab_size,
             pad_id,
             labels,
             scoring,
             modern,
+            deberta,
             model_type,
             path,
         })

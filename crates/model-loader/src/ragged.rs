@@ -35,6 +35,7 @@ impl Rows {
     fn collect(tokens: impl Iterator<Item = (usize, u32, u32)>, config: &ModelConfig) -> Self {
         let mut rows = Self::default();
         let (pad, counts) = (config.position_pad(), config.family.counts_from_pad());
+        let uses_types = config.family.uses_types() && config.type_vocab_size > 0;
         let mut seen = 0;
         for (index, id, kind) in tokens {
             // fairseq counts the tokens that are not padding, from the padding's id + 1 on, goes by the ids and not by
@@ -49,7 +50,7 @@ impl Rows {
             };
             rows.ids.push(id);
             rows.positions.push(position);
-            rows.types.push(if config.family.uses_types() { kind } else { 0 });
+            rows.types.push(if uses_types { kind } else { 0 });
         }
         rows
     }
@@ -75,7 +76,7 @@ impl Rows {
                 "token id {id} where its vocabulary has {vocab_size} entries; the tokenizer belongs to another model"
             )));
         }
-        match self.types.iter().find(|id| **id as usize >= type_vocab_size) {
+        match self.types.iter().find(|id| **id as usize >= type_vocab_size.max(1)) {
             Some(id) => {
                 Err(LoadError::Tokens(format!("token type {id} where it has {type_vocab_size} types")))
             }

@@ -1,11 +1,12 @@
 //! Tokens to the vectors that the first layer takes.
 
+use std::fmt;
+
 use cpu_kernels::Norm;
 
 use crate::ragged::Rows;
 
 /// The tables that tokens are looked up in.
-#[derive(Debug)]
 pub(crate) struct Embeddings {
     pub width: usize,
     /// `[vocabulary, width]`.
@@ -15,6 +16,12 @@ pub(crate) struct Embeddings {
     /// `[types, width]`; empty in families without.
     pub types: Vec<f32>,
     pub norm: Norm,
+}
+
+impl fmt::Debug for Embeddings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embeddings").field("width", &self.width).finish_non_exhaustive()
+    }
 }
 
 impl Embeddings {

@@ -2,22 +2,27 @@
 
 use std::fmt::Debug;
 
-use cpu_kernels::{Attention, Norm};
+use cpu_kernels::{Attention, Norm, Relative};
 
 use super::embeddings::Embeddings;
+use super::places::Table;
 use crate::config::{Family, ModernBert};
 use crate::weights::Weights;
 use crate::{LoadError, ModelConfig};
 
-/// What runs a model: how it wants the weights of a product and of a norm.
+/// What runs a model: how it wants the weights of a product, of a norm and of places.
 pub(crate) trait Kernels {
     type Linear: Debug;
     type Norm: Debug;
+    type Relative: Debug;
 
     /// `weight` is `[outputs, inputs]`, `bias` `[outputs]` or empty.
     fn linear(&self, weight: Vec<f32>, bias: Vec<f32>, inputs: usize) -> Result<Self::Linear, LoadError>;
 
     fn norm(&self, norm: Norm) -> Result<Self::Norm, LoadError>;
+
+    /// The tables are `[places, heads · width]`.
+    fn relative(&self, relative: Relative, sizes: [usize; 2]) -> Result<Self::Relative, LoadError>;
 }
 
 /// An encoder of any family.
@@ -42,6 +47,8 @@ pub(crate) struct Model<K: Kernels> {
 pub(crate) struct Layer<K: Kernels> {
     /// Query, key and value in one product: `[3 · hidden, hidden]`.
     pub qkv: K::Linear,
+    /// What attention makes of places, in `DeBERTa`.
+    pub relative: Option<K::Relative>,
     pub out: K::Linear,
     /// `None` normalises nothing.
     pub attention_norm: Option<K::Norm>,
@@ -114,6 +121,14 @@ const BERT: Names = Names {
 
 fn names(family: Family) -> Names {
     match family {
+        Family::DebertaV2 => Names {
+            query_key_value: [
+                "attention.self.query_proj",
+                "attention.self.key_proj",
+                "attention.self.value_proj",
+            ],
+            ..BERT
+        },
         Family::DistilBert => Names {
             layer: "transformer.layer.{}.",
             query_key_value: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
@@ -149,6 +164,7 @@ pub(crate) fn prefix(weights: &Weights, family: Family) -> &'static str {
     let (own, words) = match family {
         Family::Albert => ("albert.", "embeddings.word_embeddings.weight"),
         Family::Bert => ("bert.", "embeddings.word_embeddings.weight"),
+        Family::DebertaV2 => ("deberta.", "embeddings.word_embeddings.weight"),
         Family::DistilBert => ("distilbert.", "embeddings.word_embeddings.weight"),
         Family::Electra => ("electra.", "embeddings.word_embeddings.weight"),
         Family::ModernBert => ("model.", "embeddings.tok_embeddings.weight"),
@@ -169,11 +185,25 @@ impl<K: Kernels> Reader<'_, K> {
     fn post_norm(&self, names: &Names) -> Result<Model<K>, LoadError> {
         let Self { config, scope, .. } = self;
         let ModelConfig { family, hidden, embedding, intermediate, .. } = **config;
+        let deberta = config.deberta.as_ref();
+        let places = match deberta.and_then(|deberta| deberta.places.as_ref()) {
+            Some(places) => Some(Table::read(places, scope, hidden, config.max_tokens())?),
+            None => None,
+        };
         let layer = |index: usize| {
-            let name = |part: &str| format!("{}{part}", names.layer.replace("{}", &index.to_string()));
+            let layer = names.layer.replace("{}", &index.to_string());
+            let name = |part: &str| format!("{layer}{part}");
             let [query, key, value] = names.query_key_value.map(name);
+            let relative = match &places {
+                Some(table) => {
+                    let sizes = [config.heads, hidden / config.heads];
+                    Some(self.kernels.relative(table.of_layer(scope, &layer)?, sizes)?)
+                }
+                None => None,
+            };
             Ok(Layer {
                 qkv: self.linear(&[&query, &key, &value], hidden, hidden)?,
+                relative,
                 out: self.linear(&[&name(names.out)], hidden, hidden)?,
                 attention_norm: Some(self.norm(&name(names.attention_norm))?),
                 up: self.linear(&[&name(names.up)], hidden, intermediate)?,
@@ -183,12 +213,16 @@ impl<K: Kernels> Reader<'_, K> {
                 attention: 0,
             })
         };
-        let has_types = !matches!(family, Family::DistilBert | Family::Mpnet);
+        let has_types = !matches!(family, Family::DistilBert | Family::Mpnet) && config.type_vocab_size > 0;
+        let has_positions = deberta.is_none_or(|deberta| deberta.has_positions);
         let embeddings = Embeddings {
             width: embedding,
             words: scope.vector("embeddings.word_embeddings.weight", &[config.vocab_size, embedding])?,
-            positions: scope
-                .vector("embeddings.position_embeddings.weight", &[config.max_positions, embedding])?,
+            positions: if has_positions {
+                scope.vector("embeddings.position_embeddings.weight", &[config.max_positions, embedding])?
+            } else {
+                Vec::new()
+            },
             types: if has_types {
                 scope
                     .vector("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, embedding])?
@@ -242,6 +276,7 @@ impl<K: Kernels> Reader<'_, K> {
             };
             Ok(Layer {
                 qkv: linear("attn.Wqkv", hidden, 3 * hidden, modern.has_attention_bias)?,
+                relative: None,
                 out: linear("attn.Wo", hidden, hidden, modern.has_attention_bias)?,
                 attention_norm,
                 up: linear("mlp.Wi", hidden, 2 * intermediate, modern.has_mlp_bias)?,
@@ -276,7 +311,11 @@ impl<K: Kernels> Reader<'_, K> {
 
     fn attention(&self, window: Option<usize>, distance_bias: Vec<f32>) -> Attention {
         let width = self.config.hidden / self.config.heads;
-        let scale = 1.0 / (width as f32).sqrt();
+        // DeBERTa's scores are a sum of so many products.
+        let places = self.config.deberta.as_ref().and_then(|deberta| deberta.places.as_ref());
+        let kinds =
+            places.map_or(0, |places| usize::from(places.queries_look) + usize::from(places.keys_look));
+        let scale = 1.0 / ((width * (1 + kinds)) as f32).sqrt();
         Attention { heads: self.config.heads, width, scale, window, distance_bias }
     }
 

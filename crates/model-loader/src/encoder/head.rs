@@ -31,6 +31,10 @@ impl Head {
         let (scope, dense, activation, output) = match config.family {
             Family::Bert => (&encoder, "pooler.dense", Activation::Tanh, "classifier"),
             Family::Albert => (&encoder, "pooler", Activation::Tanh, "classifier"),
+            Family::DebertaV2 => {
+                let pooler = config.deberta.as_ref().map(|deberta| deberta.pooler_activation.kernel());
+                (&top, "pooler.dense", pooler.unwrap_or(Activation::Gelu), "classifier")
+            }
             Family::DistilBert => (&top, "pre_classifier", Activation::Relu, "classifier"),
             Family::Electra => (&top, "classifier.dense", Activation::Gelu, "classifier.out_proj"),
             Family::Mpnet | Family::Roberta => {

@@ -18,6 +18,7 @@ pub(crate) mod families;
 pub(crate) mod head;
 mod native;
 mod on_candle;
+mod places;
 
 pub(crate) use families::Model;
 

@@ -1,6 +1,6 @@
 //! The encoder on this crate's own kernels.
 
-use cpu_kernels::{Activation, Attention, Norm, Packed, Scratch, gate, linear};
+use cpu_kernels::{Activation, Attention, Norm, Packed, Relative, Scratch, gate, linear};
 use rayon::prelude::*;
 
 use super::families::{self, Layer, Model, Rotary};
@@ -14,6 +14,7 @@ pub(crate) struct Kernels;
 impl families::Kernels for Kernels {
     type Linear = Packed;
     type Norm = Norm;
+    type Relative = Relative;
 
     fn linear(&self, weight: Vec<f32>, bias: Vec<f32>, inputs: usize) -> Result<Packed, LoadError> {
         Ok(Packed::new(&weight, &bias, inputs))
@@ -21,6 +22,10 @@ impl families::Kernels for Kernels {
 
     fn norm(&self, norm: Norm) -> Result<Norm, LoadError> {
         Ok(norm)
+    }
+
+    fn relative(&self, relative: Relative, _sizes: [usize; 2]) -> Result<Relative, LoadError> {
+        Ok(relative)
     }
 }
 
@@ -91,6 +96,7 @@ impl Step<'_> {
                 turn(rotary, attention, &text.positions, &mut qkv[start * 3 * width..]);
             }
         }
+        let relative = self.layer.relative.as_ref();
         context.resize(x.len(), 0.0);
         let mut rest = &mut context[..];
         for span in self.starts.windows(2) {
@@ -98,11 +104,11 @@ impl Step<'_> {
             rest = after;
             let qkv = &qkv[span[0] * 3 * width..span[1] * 3 * width];
             if self.workers == 1 {
-                attention.run(qkv, 0, scratch, part);
+                attention.run(qkv, relative, 0, scratch, part);
             } else {
                 let share = part.len() / width / self.workers + 1;
                 part.par_chunks_mut(share * width).enumerate().for_each(|(index, part)| {
-                    attention.run(qkv, index * share, &mut Scratch::new(), part);
+                    attention.run(qkv, relative, index * share, &mut Scratch::new(), part);
                 });
             }
         }

@@ -1,6 +1,8 @@
 //! The encoder in candle's operations, on whatever device candle computes: the way onto a GPU, and on the CPU a second
 //! opinion on the own kernels.
 
+use std::sync::Arc;
+
 use candle_core::{D, Device, Result, Tensor};
 use cpu_kernels::{Activation, Attention, Norm};
 
@@ -28,9 +30,18 @@ pub(crate) struct LayerNorm {
     eps: f64,
 }
 
+/// What attention makes of places; the tables are `[1, heads, width, places]`.
+#[derive(Debug)]
+pub(crate) struct Relative {
+    rows: Arc<[usize]>,
+    keys: Option<Tensor>,
+    queries: Option<Tensor>,
+}
+
 impl families::Kernels for Candle {
     type Linear = Linear;
     type Norm = LayerNorm;
+    type Relative = Relative;
 
     fn linear(
         &self,
@@ -52,6 +63,21 @@ impl families::Kernels for Candle {
             Ok(LayerNorm { gamma, beta: self.vector(norm.beta)?, eps: f64::from(norm.eps) })
         };
         load().map_err(LoadError::compute("a layer norm"))
+    }
+
+    fn relative(
+        &self,
+        relative: cpu_kernels::Relative,
+        [heads, width]: [usize; 2],
+    ) -> std::result::Result<Relative, LoadError> {
+        let cpu_kernels::Relative { rows, keys, queries } = relative;
+        let table = |values: Vec<f32>| -> Result<Option<Tensor>> {
+            let Some(vector) = self.vector(values)? else { return Ok(None) };
+            let table = vector.reshape(((), heads, width))?.permute((1, 2, 0))?.unsqueeze(0)?;
+            table.contiguous().map(Some)
+        };
+        let load = || Ok(Relative { keys: table(keys)?, queries: table(queries)?, rows });
+        load().map_err(LoadError::compute("the places"))
     }
 }
 
@@ -235,6 +261,32 @@ impl Kind {
     }
 }
 
+impl Relative {
+    /// The scores, `[rows, heads, seq, seq]`, with what queries and keys make of each other's places.
+    fn add(&self, scores: &Tensor, query: &Tensor, key: &Tensor) -> Result<Tensor> {
+        let seq = scores.dim(3)?;
+        let middle = self.rows.len() / 2;
+        let at = |from: usize, to: usize| u32::try_from(self.rows[middle + to - from]).unwrap_or_default();
+        let square = |row: &dyn Fn(usize, usize) -> u32| {
+            let rows: Vec<u32> =
+                (0..seq).flat_map(|i| (0..seq).map(move |j| (i, j))).map(|(i, j)| row(i, j)).collect();
+            Tensor::from_vec(rows, (1, 1, seq, seq), scores.device())?
+                .broadcast_as(scores.shape())?
+                .contiguous()
+        };
+        let mut sum = scores.clone();
+        if let Some(keys) = &self.keys {
+            let at_places = query.broadcast_matmul(keys)?;
+            sum = (sum + at_places.gather(&square(&|query, key| at(query, key))?, 3)?)?;
+        }
+        if let Some(queries) = &self.queries {
+            let at_places = key.broadcast_matmul(queries)?;
+            sum = (sum + at_places.gather(&square(&|key, query| at(query, key))?, 3)?.transpose(2, 3)?)?;
+        }
+        Ok(sum)
+    }
+}
+
 /// `x` is `[rows · seq, hidden]`.
 fn attend(layer: &Layer<Candle>, kind: &Kind, x: &Tensor, shape: Shape) -> Result<Tensor> {
     let Shape { rows, seq } = shape;
@@ -246,8 +298,12 @@ fn attend(layer: &Layer<Candle>, kind: &Kind, x: &Tensor, shape: Shape) -> Resul
         .permute((2, 0, 3, 1, 4))?
         .contiguous()?;
     let (query, key, value) = (kind.turn(&qkv.get(0)?)?, kind.turn(&qkv.get(1)?)?, qkv.get(2)?);
-    let scores =
-        (query.contiguous()?.matmul(&key.contiguous()?.t()?)? * kind.scale)?.broadcast_add(&kind.bias)?;
+    let (query, key) = (query.contiguous()?, key.contiguous()?);
+    let mut scores = query.matmul(&key.t()?)?;
+    if let Some(relative) = &layer.relative {
+        scores = relative.add(&scores, &query, &key)?;
+    }
+    let scores = (scores * kind.scale)?.broadcast_add(&kind.bias)?;
     let shares = candle_nn::ops::softmax_last_dim(&scores)?;
     let context =
         shares.matmul(&value.contiguous()?)?.transpose(1, 2)?.reshape((rows * seq, heads * width))?;
