@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::Activation;
 use crate::product::{Panels, Product, Rows, VECTORS};
 use crate::rows::softmax_row;
 
@@ -30,7 +29,7 @@ pub struct Attention {
 }
 
 /// What a layer makes of the place of a key, seen from its query, beside what both say: disentangled attention (He et al.,
-/// "DeBERTa", 2021, eq. 4). Its scores are multiplied by [`Attention::scale`] like the others.
+/// "`DeBERTa`", 2021, eq. 4). Its scores are multiplied by [`Attention::scale`] like the others.
 #[derive(Clone, PartialEq)]
 pub struct Relative {
     /// The row of `keys` and `queries` by distance: `[2 · span + 1]`, for a key `span` before its query up to `span` after it,
@@ -168,14 +167,9 @@ impl<'a> Places<'a> {
         if into.as_slice().len() != size {
             *into = Panels::zeros(size);
         }
-        let panels = into.as_mut_slice();
-        for place in 0..self.count {
-            let panel = &mut panels[place / columns * width * columns..][..width * columns];
-            let row = &table[(self.first + place) * hidden + from..][..width];
-            for (row, x) in panel.chunks_exact_mut(columns).zip(row) {
-                row[place % columns] = *x;
-            }
-        }
+        let places = self.first..self.first + self.count;
+        let rows = places.map(|place| &table[place * hidden + from..][..width]);
+        pack_keys(rows, columns, into.as_mut_slice());
     }
 }
 
@@ -218,14 +212,7 @@ impl WithSimd for Op<'_> {
             // Rows of the text at every place: the first so many of a table's columns.
             let at_places = |rows: Rows<'_>, count: usize, panels: &Panels, out: &mut Vec<f32>| {
                 out.resize(count * places_padded, 0.0);
-                let product = Product {
-                    x: rows,
-                    inputs: width,
-                    panels: panels.as_slice(),
-                    outputs: places_padded,
-                    bias: None,
-                    activation: Activation::Identity,
-                };
+                let product = Product::plain(rows, width, panels.as_slice(), places_padded);
                 product.run(simd, count, out, places_padded);
             };
             let sizes = [head * width, width, hidden];
@@ -238,37 +225,19 @@ impl WithSimd for Op<'_> {
             if let Some(places) = looks_at_places {
                 places.pack(&places.relative.keys, sizes, columns, &mut scratch.places);
             }
-            // Keys as panels of columns of tokens: each column a token, each row an element of the head.
-            let of_head = |token: usize, part: usize| {
-                &qkv[token * 3 * hidden + part * hidden + head * width..][..width]
-            };
-            for token in 0..tokens {
-                let panel = &mut keys[token / columns * width * columns..][..width * columns];
-                for (row, x) in panel.chunks_exact_mut(columns).zip(of_head(token, 1)) {
-                    row[token % columns] = *x;
-                }
-            }
+            pack_keys((0..tokens).map(|token| &rows_of(1, token).values[..width]), columns, keys);
             // Values as panels of columns of elements: each row a token.
             for (index, panel) in values.chunks_exact_mut(tokens * columns).enumerate() {
                 for (token, row) in panel.chunks_exact_mut(columns).enumerate() {
-                    let value = of_head(token, 2);
                     let from = index * columns;
-                    let value = &value[from..width.min(from + columns)];
+                    let value = &rows_of(2, token).values[from..width.min(from + columns)];
                     row[..value.len()].copy_from_slice(value);
                 }
             }
             for first in queries.clone().step_by(QUERY_BLOCK) {
                 let count = QUERY_BLOCK.min(queries.end - first);
                 let scores = &mut scratch.scores[..count * padded];
-                let products = Product {
-                    x: rows_of(0, first),
-                    inputs: width,
-                    panels: keys,
-                    outputs: padded,
-                    bias: None,
-                    activation: Activation::Identity,
-                };
-                products.run(simd, count, scores, padded);
+                Product::plain(rows_of(0, first), width, keys, padded).run(simd, count, scores, padded);
                 scratch.at_queries.clear();
                 if looks_at_places.is_some() {
                     at_places(rows_of(0, first), count, &scratch.places, &mut scratch.at_queries);
@@ -288,16 +257,20 @@ impl WithSimd for Op<'_> {
                 for (query, row) in (first..).zip(scores.chunks_exact_mut(padded)) {
                     attention.weigh(simd, head, query, &mut row[..tokens], scale);
                 }
-                let sums = Product {
-                    x: Rows { values: scores, stride: padded },
-                    inputs: tokens,
-                    panels: values,
-                    outputs: width,
-                    bias: None,
-                    activation: Activation::Identity,
-                };
+                let sums = Product::plain(Rows { values: scores, stride: padded }, tokens, values, width);
                 sums.run(simd, count, &mut out[(first - queries.start) * hidden + head * width..], hidden);
             }
+        }
+    }
+}
+
+/// Vectors as the columns of panels: each row an element of all of them.
+#[inline(always)]
+fn pack_keys<'k>(keys: impl Iterator<Item = &'k [f32]>, columns: usize, panels: &mut [f32]) {
+    for (index, key) in keys.enumerate() {
+        let panel = &mut panels[index / columns * key.len() * columns..][..key.len() * columns];
+        for (row, x) in panel.chunks_exact_mut(columns).zip(key) {
+            row[index % columns] = *x;
         }
     }
 }

@@ -174,7 +174,12 @@ pub(crate) struct Product<'a> {
     pub(crate) activation: Activation,
 }
 
-impl Product<'_> {
+impl<'a> Product<'a> {
+    /// Sums and nothing else.
+    pub(crate) fn plain(x: Rows<'a>, inputs: usize, panels: &'a [f32], outputs: usize) -> Self {
+        Self { x, inputs, panels, outputs, bias: None, activation: Activation::Identity }
+    }
+
     /// Writes `rows` rows of outputs at the distance `stride`.
     #[inline(always)]
     pub(crate) fn run<S: Simd>(&self, simd: S, rows: usize, out: &mut [f32], stride: usize) {

@@ -371,15 +371,7 @@ impl Raw {
         };
         let modern = match family {
             Family::ModernBert => {
-                // Its rotary positions turn halves of a head, and no tensor of the file is as long as the positions.
-                let head = hidden / heads;
-                if !head.is_multiple_of(2) || max_positions.saturating_mul(head) > 1 << 26 {
-                    let reason = format!(
-                        "heads of width {head} and {max_positions} positions are out of range for ModernBERT"
-                    );
-                    return Err(LoadError::config(&path, reason));
-                }
-                Some(self.modern.check(num_layers, &path)?)
+                Some(self.modern.check(num_layers, hidden / heads, max_positions, &path)?)
             }
             _ => None,
         };

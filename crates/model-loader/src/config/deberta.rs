@@ -1,4 +1,4 @@
-//! The keys of `config.json` that only DeBERTa has.
+//! The keys of `config.json` that only `DeBERTa` has.
 
 use std::path::Path;
 

@@ -36,7 +36,20 @@ struct Rope {
 
 impl RawModern {
     /// With the defaults of transformers' `ModernBertConfig`.
-    pub(super) fn check(&self, num_layers: usize, path: &Path) -> Result<ModernBert, LoadError> {
+    pub(super) fn check(
+        &self,
+        num_layers: usize,
+        head: usize,
+        max_positions: usize,
+        path: &Path,
+    ) -> Result<ModernBert, LoadError> {
+        // Its rotary positions turn halves of a head, and no tensor of the file is as long as the positions.
+        if !head.is_multiple_of(2) || max_positions.saturating_mul(head) > 1 << 26 {
+            let reason = format!(
+                "heads of width {head} and {max_positions} positions are out of range for ModernBERT"
+            );
+            return Err(LoadError::config(path, reason));
+        }
         let unsupported = |what, found: &str, supported| unsupported(path, what, found, supported);
         if let Some(scaling) = self.rope_scaling.as_ref().filter(|value| !value.is_null()) {
             return Err(unsupported("rope_scaling", &scaling.to_string(), "null"));

@@ -1,4 +1,4 @@
-//! DeBERTa's places: what a layer has for each distance between a query and a key.
+//! `DeBERTa`'s places: what a layer has for each distance between a query and a key.
 
 use std::sync::Arc;
 
