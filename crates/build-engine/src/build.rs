@@ -8,7 +8,9 @@ use model_store::{Activation, ModelStore, exit};
 use onnx_export::Precision;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use trt_compiler::engine::BuildOptions;
-use trt_compiler::{EngineWish, Interrupt, Job, Runtimes, Target, Thresholds, default_version, now, texts};
+use trt_compiler::{
+    Calibration, EngineWish, Interrupt, Job, Runtimes, Target, Thresholds, default_version, now, texts,
+};
 
 use crate::cli::BuildArgs;
 use crate::failure::Failure;
@@ -56,6 +58,18 @@ fn job(args: &BuildArgs) -> Result<Job, Failure> {
     };
     let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
     let texts = args.texts.as_deref().map_or_else(|| Ok(texts::built_in()), read_texts)?;
+    let calibration = match &args.calib_data {
+        Some(path) if args.precision.needs_calibration() => Some(Calibration {
+            texts: read_texts(path)?,
+            source: path.display().to_string(),
+            method: args.calib_method,
+        }),
+        Some(_) => {
+            let unused = format!("--calib-data is for int8 and fp8; {} needs no calibration", args.precision);
+            return Err(Failure::message(exit::USAGE, unused));
+        }
+        None => None,
+    };
     let (store, source) = match source::named(args)? {
         // A first publish makes the store; a dry run makes nothing.
         Some(source) if !args.dry_run => (ModelStore::create(root)?, source),
@@ -83,6 +97,7 @@ fn job(args: &BuildArgs) -> Result<Job, Failure> {
         source,
         precision: args.precision,
         keep_fp32: args.keep_fp32.clone(),
+        calibration,
         profile: args.profile,
         targets,
         engine: if args.no_engine || !cfg!(feature = "tensorrt") {
@@ -100,12 +115,14 @@ fn job(args: &BuildArgs) -> Result<Job, Failure> {
 }
 
 fn read_texts(path: &Path) -> Result<Vec<String>, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let texts = texts::read(path).map_err(|error| {
         Failure::io(error).context(format!("cannot read the texts in {}", path.display()))
     })?;
-    let texts = texts::from_lines(&text);
     if texts.is_empty() {
-        let nothing = format!("{} holds no text: one a line is wanted", path.display());
+        let nothing = format!(
+            "{} holds no text: one a line, JSONL, or a folder of such files is wanted",
+            path.display()
+        );
         return Err(Failure::message(exit::USAGE, nothing));
     }
     Ok(texts)

@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use model_store::{AgentName, VersionName};
 use onnx_export::{Pattern, Precision};
-use trt_compiler::{Profile, Target};
+use trt_compiler::{Method, Profile, Target};
 
 use crate::failure::Failure;
 
@@ -23,6 +23,8 @@ Examples:
       from the local Hub cache
   build-engine --agent memory --profile 1,8,64x1,128,256 --target 89,120 --dry-run
       say what would be done
+  build-engine --agent memory --precision int8 --calib-data news.jsonl
+      in 8 bits, with ranges from texts like those it will read
   build-engine doctor
       say what this host has and what it lacks
 
@@ -74,7 +76,7 @@ pub(crate) struct BuildArgs {
     pub(crate) agent: Option<AgentName>,
 
     /// What weights and matrix products are computed in
-    #[arg(long, value_name = "PRECISION", default_value = "fp16", value_parser = parse_precision)]
+    #[arg(long, value_name = "PRECISION", default_value = "fp16")]
     pub(crate) precision: Precision,
 
     /// Name of the new version [default: vYYYYMMDD-HHMMSS-PRECISION, in UTC]
@@ -123,6 +125,20 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "PATTERN", help_heading = "Engine", value_parser = parse_pattern)]
     pub(crate) keep_fp32: Vec<Pattern>,
 
+    /// Texts that int8 and fp8 are calibrated on: a file with one a line, JSONL, or a folder of such files
+    #[arg(long, value_name = "PATH", help_heading = "8 bits")]
+    pub(crate) calib_data: Option<PathBuf>,
+
+    /// How the ranges of activations are found: error (smallest error of the products), max, percentile, entropy
+    #[arg(
+        long,
+        value_name = "METHOD",
+        help_heading = "8 bits",
+        default_value = "error",
+        requires = "calib_data"
+    )]
+    pub(crate) calib_method: Method,
+
     /// Stop the engine builder after so many seconds
     #[arg(long, value_name = "SECONDS", help_heading = "Engine", default_value = "14400", value_parser = parse_seconds)]
     pub(crate) build_timeout: Duration,
@@ -131,7 +147,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "DIR", help_heading = "Gate")]
     pub(crate) reference: Option<PathBuf>,
 
-    /// Check on these texts, one a line, instead of the built-in 64
+    /// Check on these texts (a file with one a line, JSONL, or a folder of such files) instead of the built-in 64
     #[arg(long, value_name = "FILE", help_heading = "Gate")]
     pub(crate) texts: Option<PathBuf>,
 
@@ -150,15 +166,6 @@ pub(crate) struct BuildArgs {
     /// Print one JSON object instead of the report
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-fn parse_precision(word: &str) -> Result<Precision, String> {
-    match word {
-        "int8" | "fp8" | "int4" => {
-            Err(format!("{word} needs calibration, which is not built in yet; one of fp32, tf32, fp16, bf16"))
-        }
-        _ => word.parse(),
-    }
 }
 
 fn parse_pattern(text: &str) -> Result<Pattern, String> {

@@ -49,7 +49,7 @@ impl Observer for Report {
             return;
         }
         let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template(" {prefix:<8}   {spinner} {elapsed} {msg}") {
+        if let Ok(style) = ProgressStyle::with_template(" {prefix:<9}  {spinner} {elapsed} {msg}") {
             bar.set_style(style);
         }
         bar.set_prefix(step.to_string());
@@ -69,7 +69,7 @@ impl Observer for Report {
             return;
         }
         let took = seconds(took.as_secs_f64());
-        let line = format!(" {GOOD}{:<8}{GOOD:#}   {summary}  {QUIET}{took}{QUIET:#}", step.to_string());
+        let line = format!(" {GOOD}{:<9}{GOOD:#}  {summary}  {QUIET}{took}{QUIET:#}", step.to_string());
         // A reader that has gone away does not stop a publish.
         let _ = writeln!(anstream::stdout(), "{line}");
     }
@@ -105,6 +105,12 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
                 human_size(export.onnx_bytes as u64),
                 format!("{} in {}, opset {}", export.model_type, export.precision, export.opset),
             ),
+            Step::Calibrate => {
+                let of = |record: &trt_compiler::CalibrationRecord| {
+                    format!("{} layers on {} texts of {}", record.ranges.len(), record.texts, record.source)
+                };
+                (String::new(), outcome.evidence.calibration.as_ref().map(of).unwrap_or_default())
+            }
             Step::Check => (
                 String::new(),
                 format!("{} texts against {}", outcome.evidence.texts, outcome.evidence.reference),
@@ -116,7 +122,10 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
                     .unwrap_or_default();
                 (
                     String::new(),
-                    format!("max abs {:.1e}, cosine {:.6}{top1}", measured.max_abs, measured.cosine_min),
+                    format!(
+                        "max abs {:.1e}, cosine {:.6} (mean {:.6}){top1}",
+                        measured.max_abs, measured.cosine_min, measured.cosine_mean
+                    ),
                 )
             }
             Step::Engine => outcome.engine.as_ref().map_or((String::new(), String::new()), |engine| {

@@ -119,6 +119,18 @@ pub struct OnnxSession {
 impl OnnxSession {
     /// Runs one batch and returns the output `name` as fp32.
     pub fn run(&mut self, batch: &TokenBatch, name: &str) -> Result<Output, SessionError> {
+        let mut found = None;
+        self.run_each(batch, &[name], |_, output| found = Some(output))?;
+        found.ok_or_else(|| no_output(name))
+    }
+
+    /// Runs one batch and shows each of the outputs `names` as fp32, with its place in `names`.
+    pub fn run_each(
+        &mut self,
+        batch: &TokenBatch,
+        names: &[&str],
+        mut show: impl FnMut(usize, Output),
+    ) -> Result<(), SessionError> {
         let refused = |error: ort::Error| refused(RUN, &error);
         let shape = [batch.rows(), batch.seq()];
         let mut feed: Vec<(String, SessionInputValue<'_>)> = Vec::new();
@@ -138,12 +150,16 @@ impl OnnxSession {
             ));
         }
         let outputs = self.session.run(feed).map_err(refused)?;
-        let output = outputs.get(name).ok_or_else(|| SessionError::Refused {
-            doing: RUN,
-            reason: format!("it has no output {name:?}"),
-        })?;
-        let (shape, values) = output.try_extract_tensor::<f32>().map_err(refused)?;
-        let shape = shape.iter().map(|&size| usize::try_from(size).unwrap_or_default()).collect();
-        Ok(Output { shape, values: values.to_vec() })
+        for (place, name) in names.iter().enumerate() {
+            let output = outputs.get(*name).ok_or_else(|| no_output(name))?;
+            let (shape, values) = output.try_extract_tensor::<f32>().map_err(refused)?;
+            let shape = shape.iter().map(|&size| usize::try_from(size).unwrap_or_default()).collect();
+            show(place, Output { shape, values: values.to_vec() });
+        }
+        Ok(())
     }
+}
+
+fn no_output(name: &str) -> SessionError {
+    SessionError::Refused { doing: RUN, reason: format!("it has no output {name:?}") }
 }

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub enum DataType {
     /// 32-bit IEEE float.
     F32 = 1,
+    /// 8-bit signed integer.
+    I8 = 3,
     /// 32-bit signed integer.
     I32 = 6,
     /// 64-bit signed integer.
@@ -24,6 +26,8 @@ pub enum DataType {
     F64 = 11,
     /// 16-bit float with the exponent range of `F32`.
     Bf16 = 16,
+    /// 8-bit float with 4 bits of exponent, 3 of mantissa and no infinity.
+    F8E4m3 = 17,
 }
 
 impl DataType {
@@ -36,9 +40,19 @@ impl DataType {
     /// The type of ONNX's number, if it is one of these.
     #[must_use]
     pub fn from_onnx(number: i32) -> Option<Self> {
-        [Self::F32, Self::I32, Self::I64, Self::Bool, Self::F16, Self::F64, Self::Bf16]
-            .into_iter()
-            .find(|dtype| dtype.onnx() == number)
+        [
+            Self::F32,
+            Self::I8,
+            Self::I32,
+            Self::I64,
+            Self::Bool,
+            Self::F16,
+            Self::F64,
+            Self::Bf16,
+            Self::F8E4m3,
+        ]
+        .into_iter()
+        .find(|dtype| dtype.onnx() == number)
     }
 
     /// The type that a safetensors header names, where a graph can hold it as a weight.
@@ -81,18 +95,30 @@ pub enum Precision {
     Fp16,
     /// Weights and matrix products in bfloat16.
     Bf16,
+    /// Inputs and weights of linear layers in 8-bit floats (E4M3), everything else as `Fp16`.
+    Fp8,
+    /// Inputs and weights of linear layers in 8-bit integers, everything else as `Fp16`.
+    Int8,
 }
 
 impl Precision {
     /// All of them, from exact to coarse.
-    pub const ALL: [Self; 4] = [Self::Fp32, Self::Tf32, Self::Fp16, Self::Bf16];
+    pub const ALL: [Self; 6] = [Self::Fp32, Self::Tf32, Self::Fp16, Self::Bf16, Self::Fp8, Self::Int8];
+    /// Those that are what they are without knowing the model's activations.
+    pub const FLOATS: [Self; 4] = [Self::Fp32, Self::Tf32, Self::Fp16, Self::Bf16];
+
+    /// Whether the ranges of the model's activations have to be known.
+    #[must_use]
+    pub fn needs_calibration(self) -> bool {
+        matches!(self, Self::Fp8 | Self::Int8)
+    }
 
     /// Element type of weights and activations between the nodes of the graph.
     #[must_use]
     pub fn compute_type(self) -> DataType {
         match self {
             Self::Fp32 | Self::Tf32 => DataType::F32,
-            Self::Fp16 => DataType::F16,
+            Self::Fp16 | Self::Fp8 | Self::Int8 => DataType::F16,
             Self::Bf16 => DataType::Bf16,
         }
     }
@@ -105,6 +131,8 @@ impl Precision {
             Self::Tf32 => "tf32",
             Self::Fp16 => "fp16",
             Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
+            Self::Int8 => "int8",
         }
     }
 }
@@ -122,6 +150,6 @@ impl FromStr for Precision {
         Self::ALL
             .into_iter()
             .find(|precision| precision.as_str() == word)
-            .ok_or_else(|| format!("{word:?} is no precision; one of fp32, tf32, fp16, bf16"))
+            .ok_or_else(|| format!("{word:?} is no precision; one of fp32, tf32, fp16, bf16, fp8, int8"))
     }
 }

@@ -97,6 +97,14 @@ pub enum ExportError {
         /// The pattern.
         pattern: String,
     },
+    /// A layer is to compute in 8 bits, and nobody says what its numbers are like.
+    #[error(
+        "no range is known of what goes into {layer:?}: 8-bit products need those of every layer, found by calibration"
+    )]
+    NoRange {
+        /// The linear layer, by tensor name without `.weight`.
+        layer: String,
+    },
     /// A weight has a type that no graph can hold.
     #[error("{}: tensor {tensor:?} is stored as {dtype}, which cannot be a weight of this graph (F32, F16, BF16 or F64 can)", file.display())]
     Dtype {
@@ -114,7 +122,7 @@ impl ExportError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NoSuchModule { .. } => 2,
+            Self::NoSuchModule { .. } | Self::NoRange { .. } => 2,
             Self::NoConfig { .. } => 3,
             Self::Config { .. } | Self::Corrupt { .. } | Self::MissingTensor { .. } | Self::Shape { .. } => 4,
             Self::NoWeights { .. }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Dim, Graph};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto};
-use crate::{Bf16, DataType, ExportError, Head, Precision, families, heads};
+use crate::{Bf16, DataType, ExportError, Head, Precision, Ranges, Tap, families, heads};
 
 /// How operations are written, where there is more than one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -51,6 +51,12 @@ pub struct ExportOptions {
     /// Modules that compute in fp32 whatever the precision, by name with `*`: `encoder.layer.1.attention.*`.
     /// A leading part may be left out: `layer.1.*`.
     pub keep_fp32: Vec<Pattern>,
+    /// What the 8-bit products of [`Precision::Int8`] and [`Precision::Fp8`] tell apart; one for every linear layer that
+    /// computes in 8 bits.
+    pub ranges: Ranges,
+    /// Whether the graph also gives what goes into its linear layers, for [`ranges`](Self::ranges) to be found: see
+    /// [`Exported::taps`].
+    pub taps: bool,
     /// How bfloat16 values are kept; matters only for [`Precision::Bf16`] and for weights stored so.
     pub bf16: Bf16,
 }
@@ -59,7 +65,15 @@ impl ExportOptions {
     /// The options for `head` in `precision`, written for TensorRT, with nothing kept in fp32.
     #[must_use]
     pub fn new(head: Head, precision: Precision) -> Self {
-        Self { head, precision, lowering: Lowering::TensorRt, keep_fp32: Vec::new(), bf16: Bf16::Native }
+        Self {
+            head,
+            precision,
+            lowering: Lowering::TensorRt,
+            keep_fp32: Vec::new(),
+            ranges: Ranges::new(),
+            taps: false,
+            bf16: Bf16::Native,
+        }
     }
 
     /// The pattern of `keep_fp32` that names `module`, or the module from one of its dots on; by index.
@@ -78,6 +92,8 @@ pub struct Exported {
     pub onnx: Vec<u8>,
     /// What is in it.
     pub report: ExportReport,
+    /// The outputs that show what goes into linear layers; none unless asked for.
+    pub taps: Vec<Tap>,
 }
 
 /// What an exported graph consists of.
@@ -161,7 +177,7 @@ pub fn export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Export
     if let Some(pattern) = graph.idle_pattern() {
         return Err(ExportError::NoSuchModule { pattern: pattern.to_owned() });
     }
-    let (proto, weight_bytes, weight_casts) = graph.finish();
+    let (proto, taps, weight_bytes, weight_casts) = graph.finish();
     let mut report = ExportReport {
         model_type: checkpoint.model_type().to_owned(),
         head: options.head.clone(),
@@ -199,5 +215,5 @@ pub fn export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Export
     .encode_to_vec();
     report.onnx_bytes = onnx.len();
     report.onnx_sha256 = hex::encode(Sha256::digest(&onnx));
-    Ok(Exported { onnx, report })
+    Ok(Exported { onnx, report, taps })
 }

@@ -8,7 +8,7 @@ use crate::proto::{
     AttributeProto, DimensionProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
-use crate::{Bf16, DataType, ExportError, ExportOptions, Lowering};
+use crate::{Bf16, DataType, ExportError, ExportOptions, Lowering, Precision, Ranges, Tap};
 
 /// A value of the graph. Its type is tracked so that every cast is made once and on purpose.
 #[derive(Clone, Debug)]
@@ -52,6 +52,7 @@ pub(crate) struct Graph<'a> {
     weight_casts: usize,
     /// Which patterns of `keep_fp32` named a module, by index.
     kept: RefCell<BTreeSet<usize>>,
+    pub(crate) taps: Vec<Tap>,
 }
 
 impl<'a> Graph<'a> {
@@ -67,7 +68,22 @@ impl<'a> Graph<'a> {
             weight_bytes: 0,
             weight_casts: 0,
             kept: RefCell::default(),
+            taps: Vec::new(),
         }
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.options.precision
+    }
+
+    /// What 8-bit products tell apart.
+    pub(crate) fn ranges(&self) -> &Ranges {
+        &self.options.ranges
+    }
+
+    /// Whether the inputs of linear layers are to be shown.
+    pub(crate) fn is_tapped(&self) -> bool {
+        self.options.taps
     }
 
     /// Which of the two ways of writing an operation applies.
@@ -134,6 +150,16 @@ impl<'a> Graph<'a> {
             name.clone_into(out);
         }
         self.proto.output.push(value_info(name, value.dtype, shape));
+    }
+
+    /// Declares the value of the last node as the output `name`, of any shape.
+    pub(crate) fn show(&mut self, name: &str, value: &Value) {
+        self.output(name, value, &[]);
+        for output in self.proto.output.iter_mut().filter(|output| output.name.as_deref() == Some(name)) {
+            if let Some(tensor) = output.r#type.as_mut().and_then(|kind| kind.tensor_type.as_mut()) {
+                tensor.shape = None;
+            }
+        }
     }
 
     /// Adds a node with one output of type `dtype`. Its name is the module's path and the operator.
@@ -286,6 +312,24 @@ impl<'a> Graph<'a> {
         self.constant(&format!("{value:e}"), dtype, Vec::new(), bytes)
     }
 
+    /// Numbers as `dtype`, in one dimension or, of one number, in none.
+    pub(crate) fn floats(&mut self, name: &str, values: &[f32], is_list: bool, dtype: DataType) -> Value {
+        let bytes = match dtype {
+            DataType::F16 => values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
+            DataType::Bf16 => values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        };
+        let dims = if is_list { vec![dim(values.len())] } else { Vec::new() };
+        self.constant(name, dtype, dims, bytes)
+    }
+
+    /// So many zeros of an 8-bit type.
+    pub(crate) fn zeros(&mut self, count: usize, is_list: bool, dtype: DataType) -> Value {
+        let dims = if is_list { vec![dim(count)] } else { Vec::new() };
+        let text = if is_list { format!("zeros_{count}") } else { "zero".to_owned() };
+        self.constant(&text, dtype, dims, vec![0; count])
+    }
+
     fn constant(&mut self, text: &str, dtype: DataType, dims: Vec<i64>, bytes: Vec<u8>) -> Value {
         let name = format!("constant/{text}/{}", dtype.onnx());
         if !self.known.contains_key(&name) {
@@ -322,9 +366,9 @@ impl<'a> Graph<'a> {
         idle.map(|(_, pattern)| pattern.as_str())
     }
 
-    /// The finished graph, bytes of weights it points at, and how many of them it casts.
-    pub(crate) fn finish(self) -> (GraphProto, u64, usize) {
-        (self.proto, self.weight_bytes, self.weight_casts)
+    /// The finished graph, its taps, the bytes of weights it points at, and how many of them it casts.
+    pub(crate) fn finish(self) -> (GraphProto, Vec<Tap>, u64, usize) {
+        (self.proto, self.taps, self.weight_bytes, self.weight_casts)
     }
 }
 

@@ -34,6 +34,7 @@ mod heads;
 mod ops;
 /// ONNX's protocol-buffer messages, as far as a transformer graph uses them.
 pub mod proto;
+mod quantize;
 
 pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::{Bf16, DataType, Precision};
@@ -45,3 +46,4 @@ pub use families::SUPPORTED;
 /// A module name with `*`, for [`ExportOptions::keep_fp32`].
 pub use glob::Pattern;
 pub use heads::{Head, Pooling, SentenceHead};
+pub use quantize::{LinearRange, Ranges, Tap};

@@ -121,8 +121,10 @@ impl Graph<'_> {
         (inputs, outputs): (usize, usize),
         dtype: DataType,
     ) -> Result<Value, ExportError> {
+        self.tap(x, tensor);
         let x = self.cast(x, dtype);
         let weight = self.weight(&format!("{tensor}.weight"), &[outputs, inputs], dtype)?;
+        let (x, weight) = self.in_8_bits(x, weight, tensor, (inputs, outputs), dtype)?;
         let bias = self.weight(&format!("{tensor}.bias"), &[outputs], dtype)?;
         Ok(self.node("Gemm", &[&x, &weight, &bias], vec![Attribute::Int("transB", 1)], dtype))
     }

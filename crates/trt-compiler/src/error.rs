@@ -64,6 +64,20 @@ pub enum CompileError {
         "TensorRT-RTX builds for SM 75 (Turing) only what computes in fp16 throughout: sentence embeddings and hidden states in --precision fp16, no class scores; leave 75 out of --target"
     )]
     Turing,
+    /// 8-bit products without anything to find their ranges with.
+    #[error(
+        "{precision} needs to know the model's activations: give texts like those it will read with --calib-data (lines, JSONL or a folder)"
+    )]
+    NoCalibration {
+        /// The precision.
+        precision: Precision,
+    },
+    /// A GPU generation without 8-bit floats.
+    #[error("SM {target} has no 8-bit floats: give --target 89,120,121 (Ada and later), or --precision int8")]
+    NoFp8 {
+        /// The generation.
+        target: crate::target::Target,
+    },
     /// A file could not be read or written.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -87,6 +101,9 @@ fn next(precision: Precision, verdict: &Verdict) -> &'static str {
     match precision {
         Precision::Fp16 if broken => {
             "--precision bf16 has the range of fp32; or keep what overflows in fp32 with --keep-fp32 'layer.N.*'"
+        }
+        Precision::Fp8 | Precision::Int8 => {
+            "calibrate on more texts, and on texts like those it will read; try another --calib-method; or keep what is worst out of it with --keep-fp32 'layer.N.*'"
         }
         Precision::Fp16 | Precision::Bf16 => {
             "--precision fp32 shows whether it is the precision; --keep-fp32 'layer.N.*' keeps a layer in fp32"
@@ -125,7 +142,9 @@ impl CompileError {
             // A model that gives NaN is refused as a graph that does is.
             Self::Reference(LoadError::NotFinite { .. }) | Self::Gate { .. } => exit::REFUSED,
             Self::Reference(error) => error.exit_code(),
-            Self::Profile { .. } | Self::Turing => exit::USAGE,
+            Self::Profile { .. } | Self::Turing | Self::NoCalibration { .. } | Self::NoFp8 { .. } => {
+                exit::USAGE
+            }
             Self::Engine(EngineError::Refused { stage, .. }) if stage.starts_with("load") => {
                 exit::ENVIRONMENT
             }

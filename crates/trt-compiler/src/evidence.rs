@@ -1,9 +1,10 @@
 //! What a published version says about how it was made: `evidence.json`, `engine.json` and the manifest's metadata.
 
-use onnx_export::{ExportReport, Precision};
+use onnx_export::{ExportReport, Precision, Ranges};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::calibrate::Method;
 use crate::engine::{EngineFacts, InputShape};
 use crate::gate::Verdict;
 use crate::profile::Profile;
@@ -68,6 +69,21 @@ pub struct EngineDescription {
     pub checked: String,
 }
 
+/// How the ranges of 8-bit products were found.
+#[derive(Clone, Debug, Serialize)]
+pub struct CalibrationRecord {
+    /// Where the texts were from.
+    pub source: String,
+    /// Number of texts.
+    pub texts: usize,
+    /// SHA-256 of the texts, joined by line feeds.
+    pub texts_sha256: String,
+    /// How a range follows from what was seen.
+    pub method: Method,
+    /// The range of what goes into each layer.
+    pub ranges: Ranges,
+}
+
 /// `evidence.json`: the gate's measurements and everything they depend on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Evidence {
@@ -86,6 +102,9 @@ pub struct Evidence {
     pub bf16: Option<onnx_export::Bf16>,
     /// Modules that compute in fp32 whatever the precision.
     pub keep_fp32: Vec<String>,
+    /// How the ranges of 8-bit products were found; absent for other precisions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationRecord>,
     /// The exported graph.
     pub export: ExportReport,
     /// The verdict.

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use model_loader::{PoolingMode, SentenceModules};
 use model_store::{Activation, AgentName, Current, ModelStore, VersionName};
 use onnx_export::{
-    Checkpoint, ExportOptions, ExportReport, Exported, Head, Pattern, Pooling, Precision, SentenceHead,
+    Checkpoint, ExportOptions, ExportReport, Exported, Head, LinearRange, Pattern, Pooling, Precision,
+    Ranges, SentenceHead,
 };
 use serde::Serialize;
 
+use crate::calibrate::Method;
 use crate::engine::BuildOptions;
 use crate::error::CompileError;
 use crate::evidence::Provenance;
@@ -17,6 +19,9 @@ use crate::payload;
 use crate::profile::Profile;
 use crate::runtimes::Runtimes;
 use crate::target::Target;
+
+/// Ada was the first generation with 8-bit floats (TensorRT's support matrix).
+const FIRST_SM_WITH_FP8: u16 = 89;
 
 /// Where the model's files are.
 #[derive(Clone, Debug)]
@@ -65,6 +70,17 @@ pub enum EngineWish {
     Skip,
 }
 
+/// What the ranges of 8-bit products are found with.
+#[derive(Clone, Debug)]
+pub struct Calibration {
+    /// Texts like those that the model will read.
+    pub texts: Vec<String>,
+    /// Where they are from, for whoever audits the version.
+    pub source: String,
+    /// How a range follows from what was seen.
+    pub method: Method,
+}
+
 /// Everything a run depends on.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -80,6 +96,8 @@ pub struct Job {
     pub precision: Precision,
     /// Modules that compute in fp32 whatever the precision.
     pub keep_fp32: Vec<Pattern>,
+    /// What int8 and fp8 need, and no other precision does.
+    pub calibration: Option<Calibration>,
     /// The shapes of the engine; the default, capped to the model's longest sequence, unless given.
     pub profile: Option<Profile>,
     /// The GPU generations of the engine.
@@ -133,7 +151,17 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
     let head = head_of(folder)?;
     let mut options = ExportOptions::new(head, job.precision);
     options.keep_fp32.clone_from(&job.keep_fp32);
-    let exported = onnx_export::export(&checkpoint, &options)?;
+    if job.precision.needs_calibration() {
+        if job.calibration.as_ref().is_none_or(|calibration| calibration.texts.is_empty()) {
+            return Err(CompileError::NoCalibration { precision: job.precision });
+        }
+        options.ranges = stand_in_ranges(&checkpoint, &options)?;
+    }
+    let mut exported = onnx_export::export(&checkpoint, &options)?;
+    if job.precision.needs_calibration() {
+        // The graph with the real ranges is not known before the model has run.
+        exported.report.onnx_sha256.clear();
+    }
     let longest = exported.report.max_sequence;
     let profile = job.profile.unwrap_or_else(|| Profile::DEFAULT.capped(longest));
     let asked = profile.sequence.max;
@@ -145,6 +173,12 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
         if job.precision != Precision::Fp16 || scores {
             return Err(CompileError::Turing);
         }
+    }
+    if job.engine == EngineWish::Build
+        && job.precision == Precision::Fp8
+        && let Some(target) = job.targets.iter().find(|target| target.sm() < FIRST_SM_WITH_FP8)
+    {
+        return Err(CompileError::NoFp8 { target: *target });
     }
     Ok(Plan {
         agent: job.agent.clone(),
@@ -158,6 +192,21 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
         exported,
         options,
     })
+}
+
+/// Ranges in the shape of those that calibration will find, so that everything else about the graph can be told.
+fn stand_in_ranges(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Ranges, CompileError> {
+    let tapped =
+        ExportOptions { precision: Precision::Fp32, keep_fp32: Vec::new(), taps: true, ..options.clone() };
+    let taps = onnx_export::export(checkpoint, &tapped)?.taps;
+    let layers = taps.into_iter().flat_map(|tap| tap.layers);
+    layers
+        .map(|layer| {
+            let outputs = checkpoint.tensor(&format!("{layer}.weight"))?.shape.first().copied();
+            let weight = vec![1.0; outputs.unwrap_or_default()];
+            Ok((layer, LinearRange { input: 1.0, weight, smoothing: Vec::new() }))
+        })
+        .collect()
 }
 
 /// What the graph of this folder gives.

@@ -9,6 +9,7 @@
 //! in the same precision. The native libraries are opened at run time, from the places that [`Runtimes`] searches.
 //! Without the feature `tensorrt` everything but the plan works.
 
+mod calibrate;
 pub mod engine;
 mod error;
 mod evidence;
@@ -26,11 +27,12 @@ pub mod session;
 pub mod target;
 pub mod texts;
 
+pub use calibrate::Method;
 pub use error::CompileError;
-pub use evidence::{EngineDescription, Evidence, Provenance};
+pub use evidence::{CalibrationRecord, EngineDescription, Evidence, Provenance};
 pub use gate::Thresholds;
 pub use interrupt::{Interrupt, Interrupted};
-pub use job::{EngineWish, Job, ModelSource, Plan};
+pub use job::{Calibration, EngineWish, Job, ModelSource, Plan};
 pub use naming::{default_version, now};
 pub use native::tensorrt_version;
 pub use observer::{Observer, Step};

@@ -9,6 +9,8 @@ use std::time::Duration;
 pub enum Step {
     /// The model's files come into the staging.
     Source,
+    /// The ranges of 8-bit products are found.
+    Calibrate,
     /// The graph is written.
     Export,
     /// The graph runs on real text.
@@ -25,6 +27,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Source => "source",
+            Self::Calibrate => "calibrate",
             Self::Export => "export",
             Self::Check => "check",
             Self::Gate => "gate",

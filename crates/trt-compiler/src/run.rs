@@ -14,12 +14,13 @@ use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Precision};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::calibrate;
 use crate::engine::{self, EngineRequest, InputShape, Tf32};
 use crate::error::CompileError;
-use crate::evidence::{self, EngineDescription, Evidence, Provenance};
-use crate::gate::{Gate, Verdict};
+use crate::evidence::{self, CalibrationRecord, EngineDescription, Evidence, Provenance};
+use crate::gate::{Gate, Thresholds, Verdict};
 use crate::interrupt::Interrupt;
-use crate::job::{EngineWish, Job, ModelSource, Plan, plan};
+use crate::job::{Calibration, EngineWish, Job, ModelSource, Plan, plan};
 use crate::observer::{Observer, Step};
 use crate::runtimes::RtxLibraries;
 use crate::session::OnnxRuntime;
@@ -60,13 +61,14 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
             },
         );
     let staging = job.store.clone().with_progress(progress).stage_new(&job.agent, &job.version)?;
-    let plan = plan(job)?;
+    let mut plan = plan(job)?;
     if host.libraries.is_some() {
         engine::check_memory(plan.export.weight_bytes)?;
     }
     let files = run.step(Step::Source, |run| run.stage_model(&staging, &plan))?;
+    let calibration = run.calibrate(&staging, &mut plan, &host.onnxruntime)?;
     run.step(Step::Export, |_| Run::write_graph(&staging, &plan))?;
-    let evidence = run.check(&staging, &plan, &host.onnxruntime)?;
+    let evidence = Evidence { calibration, ..run.check(&staging, &plan, &host.onnxruntime)? };
     let engine = match host.libraries {
         Some(libraries) => {
             let request = run.request(&staging, &plan, libraries);
@@ -164,6 +166,50 @@ impl Run<'_> {
         Ok((entries, summary))
     }
 
+    /// Finds the ranges of 8-bit products and writes the graph anew with them.
+    fn calibrate(
+        &mut self,
+        staging: &Staging,
+        plan: &mut Plan,
+        runtime: &OnnxRuntime,
+    ) -> Result<Option<CalibrationRecord>, CompileError> {
+        let Some(calibration) =
+            self.job.calibration.as_ref().filter(|_| self.job.precision.needs_calibration())
+        else {
+            return Ok(None);
+        };
+        let Calibration { texts, source, method } = calibration;
+        self.step(Step::Calibrate, |run| {
+            let config = ModelConfig::from_dir(staging.path()).map_err(CompileError::Reference)?;
+            let tokenizer = Tokenizer::from_dir(staging.path(), &config).map_err(CompileError::Reference)?;
+            let batches: Vec<_> =
+                batches(texts, plan, &config, &tokenizer)?.into_iter().map(|it| it.1).collect();
+            let request = calibrate::Request {
+                runtime,
+                folder: staging.path(),
+                options: &plan.options,
+                method: *method,
+                batches: &batches,
+                interrupt: run.interrupt,
+            };
+            let ranges = calibrate::ranges(&request, |done, total| {
+                run.observer.progress(Step::Calibrate, done as u64, total as u64, "");
+            })?;
+            plan.options.ranges.clone_from(&ranges);
+            plan.exported = onnx_export::export(&Checkpoint::open(staging.path())?, &plan.options)?;
+            plan.export = plan.exported.report.clone();
+            let summary = format!("{} texts, ranges of {} layers by {method}", texts.len(), ranges.len());
+            let record = CalibrationRecord {
+                source: source.clone(),
+                texts: texts.len(),
+                texts_sha256: Digest::of(texts.join("\n").as_bytes()).to_string(),
+                method: *method,
+                ranges,
+            };
+            Ok((Some(record), summary))
+        })
+    }
+
     fn write_graph(staging: &Staging, plan: &Plan) -> Result<((), String), CompileError> {
         staging.write(&payload_path(GRAPH)?, &plan.exported.onnx)?;
         let summary = format!(
@@ -214,6 +260,7 @@ impl Run<'_> {
             texts: job.texts.len(),
             texts_sha256: Digest::of(job.texts.join("\n").as_bytes()).to_string(),
             bf16,
+            calibration: None,
             keep_fp32: job.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
             export: plan.export.clone(),
             verdict,
@@ -241,7 +288,7 @@ impl Run<'_> {
         };
         let config = ModelConfig::from_dir(staging.path()).map_err(CompileError::Reference)?;
         let tokenizer = Tokenizer::from_dir(staging.path(), &config).map_err(CompileError::Reference)?;
-        let batches = check_batches(job, plan, &config, &tokenizer)?;
+        let batches = batches(&job.texts, plan, &config, &tokenizer)?;
         // The files it came from, not the copies: what copying did to them shows as well.
         let folder = job.reference.as_deref().unwrap_or_else(|| job.source.folder());
         let reference = Reference::from_dir(folder, loader_head(&plan.export.head));
@@ -258,7 +305,7 @@ impl Run<'_> {
         let how = match job.precision {
             Precision::Bf16 => ", bf16 rounding emulated",
             Precision::Tf32 => ", in fp32 (only a GPU rounds to tf32)",
-            Precision::Fp32 | Precision::Fp16 => "",
+            Precision::Fp32 | Precision::Fp16 | Precision::Fp8 | Precision::Int8 => "",
         };
         Ok(((gate, bf16), format!("onnx runtime {}, {} texts{how}", runtime.version, job.texts.len())))
     }
@@ -362,13 +409,18 @@ impl Run<'_> {
 fn passed(verdict: &Verdict) -> String {
     let measured = &verdict.comparison;
     let top1 = measured.top1.map(|agree| format!("  top-1 {agree}/{}", measured.rows)).unwrap_or_default();
+    let Thresholds { min_cosine, mean_cosine, .. } = verdict.thresholds;
+    let mean = if mean_cosine > min_cosine {
+        format!(", mean {:.6} (≥ {mean_cosine})", measured.cosine_mean)
+    } else {
+        String::new()
+    };
     format!(
-        "{}  max abs {:.1e} (≤ {:.0e})  cosine {:.6} (≥ {}){top1}  passed",
+        "{}  max abs {:.1e} (≤ {:.0e})  cosine {:.6} (≥ {min_cosine}){mean}{top1}  passed",
         measured.output,
         measured.max_abs,
         verdict.allowed_abs(),
         measured.cosine_min,
-        verdict.thresholds.min_cosine
     )
 }
 
@@ -376,14 +428,14 @@ fn passed(verdict: &Verdict) -> String {
 ///
 /// An engine takes no longer sequences than its profile says, so none longer is checked. Where the model tells segments
 /// apart, the first batch comes once more with its second halves in the second segment.
-fn check_batches(
-    job: &Job,
+fn batches(
+    texts: &[String],
     plan: &Plan,
     config: &ModelConfig,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<(Vec<usize>, TokenBatch)>, CompileError> {
     let mut texts: Vec<(usize, Tokens)> =
-        (1..).zip(tokenizer.encode_batch(&job.texts).map_err(CompileError::Reference)?).collect();
+        (1..).zip(tokenizer.encode_batch(texts).map_err(CompileError::Reference)?).collect();
     for (_, tokens) in &mut texts {
         tokens.ids.truncate(plan.profile.sequence.max as usize);
         tokens.type_ids.truncate(plan.profile.sequence.max as usize);

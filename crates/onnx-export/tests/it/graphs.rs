@@ -73,7 +73,7 @@ fn every_head_in_every_precision_and_lowering_is_sound_and_small() {
         ("roberta", &roberta, Head::SequenceClassification),
         ("roberta", &roberta, sentence),
     ] {
-        for precision in Precision::ALL {
+        for precision in Precision::FLOATS {
             for lowering in [Lowering::Portable, Lowering::TensorRt] {
                 let row = format!("{name}, {}, {precision}, {lowering:?}", head.output());
                 let exported = exported(folder.path(), &options(head.clone(), precision, lowering));

@@ -6,7 +6,7 @@ use model_loader::{Head, Reference, TokenBatch};
 use onnx_export::{Checkpoint, ExportOptions, Lowering, Pooling, Precision, SentenceHead, export};
 use toy_store::Kind;
 use trt_compiler::session::OnnxRuntime;
-use trt_compiler::{Interrupt, Thresholds, gate::Gate, texts};
+use trt_compiler::{Calibration, Interrupt, Job, Method, Thresholds, gate::Gate, texts};
 
 use crate::support::{job, minilm, roberta, runtimes, toy};
 
@@ -16,7 +16,7 @@ fn every_model_passes_the_gate_in_every_precision() {
     let (analyst, memory, roberta) = (toy(Kind::Analyst), toy(Kind::Memory), roberta());
     for (name, folder) in [("analyst", &analyst), ("memory", &memory), ("roberta", &roberta)] {
         let store = tempfile::tempdir().unwrap();
-        for precision in Precision::ALL {
+        for precision in Precision::FLOATS {
             let job = job(store.path(), folder.path(), precision, &runtimes);
             let outcome = trt_compiler::run(&job, &(), &Interrupt::default());
             let outcome = outcome.unwrap_or_else(|error| panic!("{name} in {precision}: {error}"));
@@ -93,6 +93,52 @@ fn the_real_sentence_embedder_passes_in_fp16() {
     let measured = &outcome.evidence.verdict.comparison;
     assert!(measured.cosine_min >= 0.9999, "{measured:?}");
     assert!(outcome.evidence.export.onnx_bytes < 200_000);
+}
+
+/// Eight bits, with ranges from other texts than those of the gate.
+#[test]
+fn the_real_sentence_embedder_passes_in_8_bits_when_calibrated() {
+    let (Some(runtimes), Some(folder)) = (runtimes(), minilm()) else { return };
+    let rows = [
+        (Precision::Int8, Method::Error),
+        (Precision::Fp8, Method::Error),
+        (Precision::Fp8, Method::Max),
+        (Precision::Fp8, Method::Percentile),
+    ];
+    for (precision, method) in rows {
+        let store = tempfile::tempdir().unwrap();
+        let calibration = Calibration { texts: prose(), source: "prose".to_owned(), method };
+        let job = Job { calibration: Some(calibration), ..job(store.path(), &folder, precision, &runtimes) };
+        let outcome = trt_compiler::run(&job, &(), &Interrupt::default());
+        let outcome = outcome.unwrap_or_else(|error| panic!("{precision} by {method}: {error}"));
+        let measured = &outcome.evidence.verdict.comparison;
+        eprintln!(
+            "{precision} by {method}: cosine mean {:.5}, min {:.5}, max abs {:.1e} of {:.1e}",
+            measured.cosine_mean, measured.cosine_min, measured.max_abs, measured.reference_max
+        );
+        let record = outcome.evidence.calibration.unwrap();
+        // Six linear layers in each of six blocks.
+        assert_eq!(record.ranges.len(), 36, "{precision} by {method}");
+    }
+}
+
+#[test]
+fn eight_bits_without_calibration_are_refused() {
+    let (Some(runtimes), folder) = (runtimes(), toy(Kind::Memory)) else { return };
+    for precision in [Precision::Int8, Precision::Fp8] {
+        let store = tempfile::tempdir().unwrap();
+        let job = job(store.path(), folder.path(), precision, &runtimes);
+        let error = trt_compiler::run(&job, &(), &Interrupt::default()).unwrap_err();
+        assert_eq!(error.exit_code(), model_store::exit::USAGE, "{precision}: {error}");
+        assert!(error.to_string().contains("--calib-data"), "{error}");
+        assert!(job.store.agents().unwrap().is_empty(), "{precision}");
+    }
+}
+
+/// Sentences of a real book, none of which the gate has.
+fn prose() -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-loader/tests/data/prose/sentences.txt");
+    trt_compiler::texts::read(&path).unwrap().into_iter().take(200).collect()
 }
 
 fn check(row: &str, folder: &Path, options: &ExportOptions, head: Head, runtime: &OnnxRuntime) {

@@ -59,6 +59,7 @@ pub(crate) fn job(store: &Path, folder: &Path, precision: Precision, runtimes: &
         },
         precision,
         keep_fp32: Vec::new(),
+        calibration: None,
         profile: None,
         targets: Target::DEFAULT.to_vec(),
         engine: EngineWish::Skip,
