@@ -108,6 +108,7 @@ fn job(args: &BuildArgs) -> Result<Job, Failure> {
         reference: args.reference.clone(),
         texts,
         thresholds: thresholds(args, args.precision),
+        explain: args.explain,
         activation: if args.no_activate { Activation::Keep } else { Activation::Activate },
         runtimes: Runtimes::from_env(),
         build: BuildOptions { timeout: args.build_timeout, ..build },

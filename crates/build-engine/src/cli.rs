@@ -159,6 +159,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "X", help_heading = "Gate", value_parser = parse_cosine)]
     pub(crate) min_cosine: Option<f64>,
 
+    /// When the gate refuses, run every node beside fp32 and name the first that leaves the tolerance
+    #[arg(long, help_heading = "Gate")]
+    pub(crate) explain: bool,
+
     /// Say what would be done, and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -32,6 +32,7 @@ mod families;
 mod graph;
 mod heads;
 mod ops;
+mod probe;
 /// ONNX's protocol-buffer messages, as far as a transformer graph uses them.
 pub mod proto;
 mod quantize;
@@ -46,4 +47,5 @@ pub use families::SUPPORTED;
 /// A module name with `*`, for [`ExportOptions::keep_fp32`].
 pub use glob::Pattern;
 pub use heads::{Head, Pooling, SentenceHead};
+pub use probe::{Probe, probe};
 pub use quantize::{LinearRange, Ranges, Tap};

@@ -7,6 +7,7 @@ use model_store::{StoreError, exit};
 use onnx_export::{ExportError, Precision};
 
 use crate::engine::EngineError;
+use crate::explain::Explanation;
 use crate::gate::Verdict;
 use crate::interrupt::Interrupted;
 use crate::runtimes::MissingRuntime;
@@ -38,7 +39,7 @@ pub enum CompileError {
     #[error(transparent)]
     Engine(EngineError),
     /// The graph is too far from the reference.
-    #[error("refused to publish {agent}/{version}: the graph differs from the reference{}\n  next: {}", failures(verdict), next(*precision, verdict))]
+    #[error("refused to publish {agent}/{version}: the graph differs from the reference{}{}\n  next: {}", failures(verdict), explained(explanation.as_deref()), next(*precision, verdict))]
     Gate {
         /// The agent.
         agent: String,
@@ -48,6 +49,8 @@ pub enum CompileError {
         precision: Precision,
         /// What was measured and what was allowed.
         verdict: Box<Verdict>,
+        /// Where it parts from the same graph in fp32, if that was asked for.
+        explanation: Option<Box<Explanation>>,
     },
     /// The profile asks for longer sequences than the model has positions for.
     #[error(
@@ -93,6 +96,13 @@ pub enum CompileError {
 fn failures(verdict: &Verdict) -> String {
     let output = verdict.comparison.output.as_str();
     verdict.failures.iter().flat_map(|failure| ["\n  ", output, "  ", failure]).collect()
+}
+
+fn explained(explanation: Option<&Explanation>) -> String {
+    explanation.map_or_else(
+        || "\n  (--explain names the node where it begins)".to_owned(),
+        |explanation| format!("\n  {explanation}"),
+    )
 }
 
 /// What to try next.

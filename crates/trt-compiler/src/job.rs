@@ -110,6 +110,8 @@ pub struct Job {
     pub texts: Vec<String>,
     /// Other thresholds than the table's.
     pub thresholds: Option<Thresholds>,
+    /// Whether a refusal says at which node the graph parts from the same graph in fp32.
+    pub explain: bool,
     /// Whether the version becomes current.
     pub activation: Activation,
     /// Where the native libraries are.

@@ -18,6 +18,7 @@ use crate::calibrate;
 use crate::engine::{self, EngineRequest, InputShape, Tf32};
 use crate::error::CompileError;
 use crate::evidence::{self, CalibrationRecord, EngineDescription, Evidence, Provenance};
+use crate::explain::{self, Explanation};
 use crate::gate::{Gate, Thresholds, Verdict};
 use crate::interrupt::Interrupt;
 use crate::job::{Calibration, EngineWish, Job, ModelSource, Plan, plan};
@@ -108,6 +109,9 @@ pub fn dry_run(job: &Job) -> Result<Plan, CompileError> {
     preflight(job)?;
     plan(job)
 }
+
+/// What a comparison gives: the gate, how bfloat16 was computed, and the graph itself where it may have to be explained.
+type Judged = (Gate, Option<Bf16>, Option<Vec<u8>>);
 
 /// A run under way.
 struct Run<'a> {
@@ -230,16 +234,21 @@ impl Run<'_> {
         runtime: &OnnxRuntime,
     ) -> Result<Evidence, CompileError> {
         let job = self.job;
-        let (gate, bf16) = self.step(Step::Check, |run| run.compare(staging, plan, runtime))?;
-        let verdict = self.step(Step::Gate, |_| {
+        let (gate, bf16, judged) = self.step(Step::Check, |run| run.compare(staging, plan, runtime))?;
+        let verdict = self.step(Step::Gate, |run| {
             let verdict = gate.judge(plan.thresholds);
             if !verdict.passed() {
+                let explanation = match judged {
+                    Some(judged) => Some(Box::new(run.explain(staging, plan, runtime, &verdict, &judged)?)),
+                    None => None,
+                };
                 let (agent, version) = (job.agent.to_string(), job.version.to_string());
                 return Err(CompileError::Gate {
                     agent,
                     version,
                     precision: job.precision,
                     verdict: Box::new(verdict),
+                    explanation,
                 });
             }
             let summary = passed(&verdict);
@@ -274,18 +283,18 @@ impl Run<'_> {
         staging: &Staging,
         plan: &Plan,
         runtime: &OnnxRuntime,
-    ) -> Result<((Gate, Option<Bf16>), String), CompileError> {
+    ) -> Result<(Judged, String), CompileError> {
         let job = self.job;
         // ONNX Runtime has no bfloat16 kernels for a CPU: there the same graph is checked with rounding written out.
         let bf16 = (job.precision == Precision::Bf16).then_some(Bf16::Emulated);
-        let mut session = match bf16 {
-            None => runtime.load(&plan.exported.onnx, staging.path())?,
+        let onnx = match bf16 {
+            None => plan.exported.onnx.clone(),
             Some(bf16) => {
                 let options = ExportOptions { bf16, ..plan.options.clone() };
-                let emulated = onnx_export::export(&Checkpoint::open(staging.path())?, &options)?;
-                runtime.load(&emulated.onnx, staging.path())?
+                onnx_export::export(&Checkpoint::open(staging.path())?, &options)?.onnx
             }
         };
+        let mut session = runtime.load(&onnx, staging.path())?;
         let config = ModelConfig::from_dir(staging.path()).map_err(CompileError::Reference)?;
         let tokenizer = Tokenizer::from_dir(staging.path(), &config).map_err(CompileError::Reference)?;
         let batches = batches(&job.texts, plan, &config, &tokenizer)?;
@@ -307,7 +316,39 @@ impl Run<'_> {
             Precision::Tf32 => ", in fp32 (only a GPU rounds to tf32)",
             Precision::Fp32 | Precision::Fp16 | Precision::Fp8 | Precision::Int8 => "",
         };
-        Ok(((gate, bf16), format!("onnx runtime {}, {} texts{how}", runtime.version, job.texts.len())))
+        let judged = job.explain.then_some(onnx);
+        Ok((
+            (gate, bf16, judged),
+            format!("onnx runtime {}, {} texts{how}", runtime.version, job.texts.len()),
+        ))
+    }
+
+    /// Where the graph that was judged parts from the same graph in fp32, on the text that is worst.
+    fn explain(
+        &self,
+        staging: &Staging,
+        plan: &Plan,
+        runtime: &OnnxRuntime,
+        verdict: &Verdict,
+        onnx: &[u8],
+    ) -> Result<Explanation, CompileError> {
+        let config = ModelConfig::from_dir(staging.path()).map_err(CompileError::Reference)?;
+        let tokenizer = Tokenizer::from_dir(staging.path(), &config).map_err(CompileError::Reference)?;
+        let number = verdict.comparison.worst.text.clamp(1, self.job.texts.len());
+        let text = &self.job.texts[number - 1..number];
+        let mut tokens = tokenizer.encode_batch(text).map_err(CompileError::Reference)?;
+        for tokens in &mut tokens {
+            cut(tokens, plan);
+        }
+        explain::explain(&explain::Request {
+            runtime,
+            folder: staging.path(),
+            onnx,
+            options: &plan.options,
+            thresholds: plan.thresholds,
+            text: (number, &TokenBatch::pad(&tokens, tokenizer.pad_id())),
+            interrupt: self.interrupt,
+        })
     }
 
     fn request(&self, staging: &Staging, plan: &Plan, libraries: RtxLibraries) -> EngineRequest {
@@ -437,8 +478,7 @@ fn batches(
     let mut texts: Vec<(usize, Tokens)> =
         (1..).zip(tokenizer.encode_batch(texts).map_err(CompileError::Reference)?).collect();
     for (_, tokens) in &mut texts {
-        tokens.ids.truncate(plan.profile.sequence.max as usize);
-        tokens.type_ids.truncate(plan.profile.sequence.max as usize);
+        cut(tokens, plan);
     }
     texts.sort_by_key(|(_, tokens)| tokens.len());
     let mut groups: Vec<Vec<(usize, Tokens)>> = Vec::new();
@@ -463,6 +503,13 @@ fn batches(
         (group.into_iter().map(|(number, _)| number).collect(), batch)
     };
     Ok(groups.into_iter().map(pad).collect())
+}
+
+/// As long as the engine's profile allows.
+fn cut(tokens: &mut Tokens, plan: &Plan) {
+    let longest = plan.profile.sequence.max as usize;
+    tokens.ids.truncate(longest);
+    tokens.type_ids.truncate(longest);
 }
 
 fn loader_head(head: &Head) -> model_loader::Head {

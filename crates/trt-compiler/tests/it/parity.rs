@@ -138,7 +138,7 @@ fn eight_bits_without_calibration_are_refused() {
 /// Sentences of a real book, none of which the gate has.
 fn prose() -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-loader/tests/data/prose/sentences.txt");
-    trt_compiler::texts::read(&path).unwrap().into_iter().take(200).collect()
+    trt_compiler::texts::read(&path).unwrap().into_iter().take(64).collect()
 }
 
 fn check(row: &str, folder: &Path, options: &ExportOptions, head: Head, runtime: &OnnxRuntime) {

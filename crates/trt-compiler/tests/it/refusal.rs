@@ -6,7 +6,7 @@ use std::path::Path;
 use onnx_export::Precision;
 use safetensors::SafeTensors;
 use toy_store::Kind;
-use trt_compiler::{CompileError, Interrupt, Thresholds};
+use trt_compiler::{CompileError, Interrupt, Job, Thresholds};
 
 use crate::support::{job, runtimes, toy};
 
@@ -58,7 +58,25 @@ fn weights_that_overflow_in_fp16_are_refused_in_fp16_and_pass_in_fp32() {
     for part in ["tested/v1-fp16", "logits", "NaN", "bf16"] {
         assert!(message.contains(part), "{part} is not in {message}");
     }
+    assert!(message.contains("--explain"), "{message}");
     run(Precision::Fp32).unwrap();
+    let explained = Job { explain: true, ..job(store.path(), folder.path(), Precision::Fp16, &runtimes) };
+    let error = trt_compiler::run(&explained, &(), &Interrupt::default()).unwrap_err();
+    eprintln!("{error}");
+    let CompileError::Gate { explanation: Some(explanation), .. } = error else { panic!("{error}") };
+    let first = explanation.first.as_ref().unwrap();
+    // The weight itself is beyond fp16; that is where it begins, and 1 of 2 layers is whole before it.
+    assert!(first.node.contains("encoder.layer.1.intermediate.dense"), "{explanation:?}");
+    assert!(first.not_finite > 0 && explanation.agree > 30, "{explanation:?}");
+    let keep = Job {
+        keep_fp32: vec![
+            "encoder.layer.1.intermediate*".parse().unwrap(),
+            "encoder.layer.1.output*".parse().unwrap(),
+        ],
+        version: "v1-kept".parse().unwrap(),
+        ..explained
+    };
+    trt_compiler::run(&keep, &(), &Interrupt::default()).unwrap();
 }
 
 #[test]
@@ -68,8 +86,9 @@ fn a_model_that_is_not_the_reference_is_refused() {
     scale(folder.path(), "bert.encoder.layer.0.output.dense.weight", -1.0);
     let mut job = job(store.path(), folder.path(), Precision::Fp32, &runtimes);
     job.reference = Some(original.path().to_owned());
+    job.explain = true;
     let message = refused(trt_compiler::run(&job, &(), &Interrupt::default()), store.path(), "another model");
-    for part in ["logits  max abs", "allowed", "cosine"] {
+    for part in ["logits  max abs", "allowed", "cosine", "not one of precision"] {
         assert!(message.contains(part), "{part} is not in {message}");
     }
 }

@@ -66,6 +66,7 @@ pub(crate) fn job(store: &Path, folder: &Path, precision: Precision, runtimes: &
         reference: None,
         texts: texts::built_in(),
         thresholds: None,
+        explain: false,
         activation: Activation::Activate,
         runtimes: runtimes.clone(),
         build: BuildOptions { program: "unused".into(), timeout: Duration::from_mins(1) },
