@@ -74,8 +74,40 @@ pub struct Comparison {
     pub nan: usize,
     /// Values that are infinite.
     pub infinite: usize,
+    /// Absolute differences by size.
+    pub differences: Vec<Bucket>,
+    /// Rows by 1 − cosine.
+    pub angles: Vec<Bucket>,
     /// Whether all rows are the same, which no model of text gives for different texts.
     pub constant: bool,
+}
+
+/// How many numbers are below a limit, and not below that of the bucket before.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// The limit; the last bucket has all that is larger too.
+    pub below: f64,
+    /// How many.
+    pub count: usize,
+}
+
+/// Counts numbers from 0 on by their powers of ten.
+#[derive(Debug, Default)]
+struct Decades([usize; DECADES.len()]);
+
+/// The limits of the buckets, as powers of ten.
+const DECADES: [i32; 11] = [-9, -8, -7, -6, -5, -4, -3, -2, -1, 0, 1];
+
+impl Decades {
+    fn add(&mut self, x: f64) {
+        let place = DECADES.iter().position(|power| x < 10_f64.powi(*power)).unwrap_or(DECADES.len() - 1);
+        self.0[place] += 1;
+    }
+
+    fn buckets(self) -> Vec<Bucket> {
+        let buckets = DECADES.iter().zip(self.0);
+        buckets.map(|(power, count)| Bucket { below: 10_f64.powi(*power), count }).collect()
+    }
 }
 
 /// Where two outputs differ most.
@@ -251,10 +283,13 @@ impl Gate {
             top1: None,
             nan: 0,
             infinite: 0,
+            differences: Vec::new(),
+            angles: Vec::new(),
             constant: self.rows.len() > 1
                 && self.rows.windows(2).all(|pair| matches!(pair, [a, b] if a.found == b.found)),
         };
         let (mut sum, mut agree) = (0.0, 0);
+        let (mut differences, mut angles) = (Decades::default(), Decades::default());
         for Row { text, reference, found } in &self.rows {
             for (column, (&expected, &got)) in reference.iter().zip(found).enumerate() {
                 result.nan += usize::from(got.is_nan());
@@ -264,6 +299,7 @@ impl Gate {
                 // A NaN counts as the largest difference of all, so that it is the place that is named.
                 let difference = if difference.is_nan() { f64::INFINITY } else { difference };
                 sum += difference;
+                differences.add(difference);
                 if difference > result.max_abs {
                     result.max_abs = difference;
                     result.worst = Worst { text: *text, column, reference: expected, found: got };
@@ -272,11 +308,14 @@ impl Gate {
             let cosine = cosine(reference, found);
             result.cosine_min = result.cosine_min.min(cosine);
             result.cosine_mean += cosine;
+            angles.add(1.0 - cosine);
             agree += usize::from(largest(reference) == largest(found));
         }
         result.mean_abs = sum / (result.rows * result.columns).max(1) as f64;
         result.cosine_mean /= result.rows.max(1) as f64;
         result.top1 = self.top1.then_some(agree);
+        result.differences = differences.buckets();
+        result.angles = angles.buckets();
         result
     }
 }

@@ -22,6 +22,7 @@ mod native;
 mod observer;
 pub mod payload;
 mod profile;
+mod report;
 mod run;
 mod runtimes;
 pub mod session;

@@ -23,6 +23,7 @@ use crate::gate::{Gate, Thresholds, Verdict};
 use crate::interrupt::Interrupt;
 use crate::job::{Calibration, EngineWish, Job, ModelSource, Plan, plan};
 use crate::observer::{Observer, Step};
+use crate::report;
 use crate::runtimes::RtxLibraries;
 use crate::session::OnnxRuntime;
 use crate::target::{self, Target};
@@ -429,6 +430,14 @@ impl Run<'_> {
         engine: Option<&(EngineDescription, PayloadPath)>,
     ) -> Result<(Published, String), CompileError> {
         staging.write(&payload_path("evidence.json")?, &json_file(evidence))?;
+        let page = report::html(&report::Parts {
+            agent: self.job.agent.as_str(),
+            version: self.job.version.as_str(),
+            evidence,
+            engine: engine.map(|(engine, _)| engine),
+            steps: &self.steps,
+        });
+        staging.write(&payload_path("report.html")?, page.as_bytes())?;
         let options = FinalizeOptions {
             metadata: evidence::metadata(evidence, engine.map(|(engine, _)| engine)),
             activation: self.job.activation,
