@@ -4,21 +4,25 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use model_store::{Activation, ModelStore, exit};
+use model_store::{Activation, AgentName, ModelStore, exit};
 use onnx_export::Precision;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use trt_compiler::engine::BuildOptions;
 use trt_compiler::{
-    Calibration, EngineWish, Interrupt, Job, Runtimes, Target, Thresholds, default_version, now, texts,
+    Calibration, EngineWish, Interrupt, Job, ModelSource, Runtimes, Target, Thresholds, default_version, now,
+    texts,
 };
 
 use crate::cli::BuildArgs;
 use crate::failure::Failure;
-use crate::{show, source};
+use crate::{roster, show, source};
 
 pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode, Failure> {
     let interrupt = listen()?;
-    let job = job(args)?;
+    if args.all {
+        return roster::run(args, &interrupt);
+    }
+    let job = job_of(args)?;
     let mut out = anstream::stdout();
     if args.dry_run {
         let plan = trt_compiler::dry_run(&job)?;
@@ -52,11 +56,31 @@ fn listen() -> Result<Interrupt, Failure> {
     Ok(interrupt)
 }
 
-fn job(args: &BuildArgs) -> Result<Job, Failure> {
+fn job_of(args: &BuildArgs) -> Result<Job, Failure> {
     let Some(agent) = args.agent.clone() else {
         return Err(Failure::message(exit::USAGE, "an agent is needed: --agent AGENT".to_owned()));
     };
     let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
+    let (store, source) = match source::named(args)? {
+        // A first publish makes the store; a dry run makes nothing.
+        Some(source) if !args.dry_run => (ModelStore::create(root)?, source),
+        Some(source) => (ModelStore::open(root)?, source),
+        None => {
+            let store = ModelStore::open(root)?;
+            let source = source::of_agent(args, &agent, &store)?;
+            (store, source)
+        }
+    };
+    job(args, &agent, store, source)
+}
+
+/// What the arguments ask for, for one agent.
+pub(crate) fn job(
+    args: &BuildArgs,
+    agent: &AgentName,
+    store: ModelStore,
+    source: ModelSource,
+) -> Result<Job, Failure> {
     let texts = args.texts.as_deref().map_or_else(|| Ok(texts::built_in()), read_texts)?;
     let calibration = match &args.calib_data {
         Some(path) if args.precision.needs_calibration() => Some(Calibration {
@@ -70,16 +94,6 @@ fn job(args: &BuildArgs) -> Result<Job, Failure> {
         }
         None => None,
     };
-    let (store, source) = match source::named(args)? {
-        // A first publish makes the store; a dry run makes nothing.
-        Some(source) if !args.dry_run => (ModelStore::create(root)?, source),
-        Some(source) => (ModelStore::open(root)?, source),
-        None => {
-            let store = ModelStore::open(root)?;
-            let source = source::of_agent(args, &agent, &store)?;
-            (store, source)
-        }
-    };
     let mut targets = if args.target.is_empty() { Target::DEFAULT.to_vec() } else { args.target.clone() };
     targets.sort_unstable();
     targets.dedup();
@@ -91,7 +105,7 @@ fn job(args: &BuildArgs) -> Result<Job, Failure> {
             .map_err(|error: model_store::NameError| Failure::new(exit::USAGE, error))?,
     };
     Ok(Job {
-        agent,
+        agent: agent.clone(),
         store,
         version,
         source,
@@ -109,6 +123,7 @@ fn job(args: &BuildArgs) -> Result<Job, Failure> {
         texts,
         thresholds: thresholds(args, args.precision),
         explain: args.explain,
+        keep: args.keep,
         activation: if args.no_activate { Activation::Keep } else { Activation::Activate },
         runtimes: Runtimes::from_env(),
         build: BuildOptions { timeout: args.build_timeout, ..build },
@@ -132,13 +147,18 @@ fn read_texts(path: &Path) -> Result<Vec<String>, Failure> {
 /// The table's thresholds with what the command line says otherwise.
 fn thresholds(args: &BuildArgs, precision: Precision) -> Option<Thresholds> {
     let table = Thresholds::of(precision);
-    (args.max_abs.is_some() || args.min_cosine.is_some()).then(|| Thresholds {
-        max_abs: args.max_abs.unwrap_or(table.max_abs),
-        min_cosine: args.min_cosine.unwrap_or(table.min_cosine),
+    let BuildArgs { max_abs, min_cosine, mean_cosine, .. } = args;
+    [max_abs, min_cosine, mean_cosine].iter().any(|it| it.is_some()).then(|| Thresholds {
+        max_abs: max_abs.unwrap_or(table.max_abs),
+        min_cosine: min_cosine.unwrap_or(table.min_cosine),
+        // A mean is at least the least: who asks for less of each asks for less of all.
+        mean_cosine: mean_cosine
+            .or(min_cosine.filter(|least| *least < table.mean_cosine))
+            .unwrap_or(table.mean_cosine),
         ..table
     })
 }
 
-fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
+pub(crate) fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(value).map_err(|error| Failure::new(exit::FAILURE, error))
 }

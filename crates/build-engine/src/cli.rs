@@ -25,6 +25,8 @@ Examples:
       say what would be done
   build-engine --agent memory --precision int8 --calib-data news.jsonl
       in 8 bits, with ranges from texts like those it will read
+  build-engine --all --precision fp16 --dry-run
+      which agents' engines are not what they should be, and why
   build-engine doctor
       say what this host has and what it lacks
 
@@ -72,8 +74,16 @@ pub(crate) struct DoctorArgs {
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(crate) struct BuildArgs {
     /// Whose model it is
-    #[arg(long, value_name = "AGENT", required = true)]
+    #[arg(long, value_name = "AGENT", required_unless_present = "all")]
     pub(crate) agent: Option<AgentName>,
+
+    /// Build for every agent of the agent map and the store whose engine is not what a build would give today
+    #[arg(long, conflicts_with_all = ["agent", "source", "model_id", "output_version"])]
+    pub(crate) all: bool,
+
+    /// With --all, build so many at a time, as far as there is memory for them
+    #[arg(long, value_name = "N", default_value = "1", requires = "all", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: u8,
 
     /// What weights and matrix products are computed in
     #[arg(long, value_name = "PRECISION", default_value = "fp16")]
@@ -108,6 +118,10 @@ pub(crate) struct BuildArgs {
     /// Publish the version, but leave `current` where it is
     #[arg(long, help_heading = "Publish")]
     pub(crate) no_activate: bool,
+
+    /// Afterwards, retire the agent's older versions: keep the N newest, and what retention never takes away
+    #[arg(long, value_name = "N", help_heading = "Publish")]
+    pub(crate) keep: Option<usize>,
 
     /// Sizes the engine takes: MIN,OPT,MAX sentences x MIN,OPT,MAX tokens [default: 1,8,64x1,128,512]
     #[arg(long, value_name = "BATCHxSEQ", help_heading = "Engine")]
@@ -162,6 +176,10 @@ pub(crate) struct BuildArgs {
     /// When the gate refuses, run every node beside fp32 and name the first that leaves the tolerance
     #[arg(long, help_heading = "Gate")]
     pub(crate) explain: bool,
+
+    /// Ask for at least this mean cosine [default: by precision]
+    #[arg(long, value_name = "X", help_heading = "Gate", value_parser = parse_cosine)]
+    pub(crate) mean_cosine: Option<f64>,
 
     /// Say what would be done, and write nothing
     #[arg(long)]

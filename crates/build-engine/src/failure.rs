@@ -1,5 +1,6 @@
 //! How this command ends when it does not succeed.
 
+use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
@@ -41,6 +42,11 @@ impl Failure {
         Self::new(code, error)
     }
 
+    /// What the process ends with.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
     /// Prints the error and its causes, each once, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         if self.code == exit::OK {
@@ -50,17 +56,24 @@ impl Failure {
         if self.code == exit::INTERRUPTED {
             anstream::eprintln!("{}", self.error);
         } else {
-            let mut text = self.error.to_string();
-            for cause in self.error.chain().skip(1) {
-                let cause = cause.to_string();
-                // Some libraries repeat their cause in their own words.
-                if !text.contains(&cause) {
-                    text = format!("{text}: {cause}");
-                }
-            }
-            anstream::eprintln!("{red}error:{red:#} {text}");
+            anstream::eprintln!("{red}error:{red:#} {self}");
         }
         ExitCode::from(self.code)
+    }
+}
+
+/// The error and its causes, each once.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.error.to_string();
+        for cause in self.error.chain().skip(1) {
+            let cause = cause.to_string();
+            // Some libraries repeat their cause in their own words.
+            if !text.contains(&cause) {
+                text = format!("{text}: {cause}");
+            }
+        }
+        f.write_str(&text)
     }
 }
 

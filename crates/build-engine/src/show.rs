@@ -149,7 +149,12 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
         format!("{}/{} is published; current stays as it was", published.agent, published.version)
     };
     let plan = outcome.plan.as_ref().map(|path| format!("\n{}", path.display())).unwrap_or_default();
-    format!("\n{table}\n\n{pointer}{plan}")
+    let retired: Vec<_> = outcome.retired.iter().map(ToString::to_string).collect();
+    let retired =
+        if retired.is_empty() { String::new() } else { format!("\nretired {}", retired.join(", ")) };
+    let problems: String =
+        outcome.problems.iter().map(|problem| format!("\nnot retired: {problem}")).collect();
+    format!("\n{table}\n\n{pointer}{plan}{retired}{problems}")
 }
 
 /// What a run would do.

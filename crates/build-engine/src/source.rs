@@ -52,6 +52,11 @@ fn from_folder(folder: &Path) -> Result<ModelSource, Failure> {
     Ok(ModelSource::Folder { path, provenance })
 }
 
+/// The model that an id names.
+pub(crate) fn from_hub(id: &str, args: &BuildArgs) -> Result<ModelSource, Failure> {
+    from_cache(id, &args.revision)
+}
+
 fn from_cache(id: &str, revision: &str) -> Result<ModelSource, Failure> {
     let Some(snapshot) = hub_cache::find(id, revision)? else {
         let cache = hub_cache::dir().map_or("there is none".to_owned(), |path| path.display().to_string());

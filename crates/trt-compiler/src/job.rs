@@ -114,6 +114,8 @@ pub struct Job {
     pub explain: bool,
     /// Whether the version becomes current.
     pub activation: Activation,
+    /// After publishing, retire what retention does not keep, with so many of the newest versions kept.
+    pub keep: Option<usize>,
     /// Where the native libraries are.
     pub runtimes: Runtimes,
     /// How to run the engine builder.

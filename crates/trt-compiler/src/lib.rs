@@ -26,10 +26,12 @@ mod report;
 mod run;
 mod runtimes;
 pub mod session;
+mod stale;
 pub mod target;
 pub mod texts;
 
 pub use calibrate::Method;
+pub use engine::{available_memory_bytes, needed_memory_bytes};
 pub use error::CompileError;
 pub use evidence::{CalibrationRecord, EngineDescription, Evidence, Provenance};
 pub use explain::{Deviation, Explanation};
@@ -45,4 +47,5 @@ pub use runtimes::{
     DEFAULT_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, RUNTIMES_VARIABLE, RtxLibraries, Runtimes,
     TENSORRT_RTX_VARIABLE,
 };
+pub use stale::{EngineWanted, Wish, staleness};
 pub use target::Target;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use model_loader::{ModelConfig, Reference, TokenBatch, Tokenizer, Tokens};
 use model_store::{
-    Digest, FileEntry, FinalizeOptions, PayloadPath, Progress, Published, Staging, StoreError, human_size,
+    Digest, FileEntry, FinalizeOptions, MoveOptions, PayloadPath, Policy, Progress, Published, Staging,
+    StoreError, VersionName, human_size, with_causes,
 };
 use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Precision};
 use serde::Serialize;
@@ -44,6 +45,10 @@ pub struct Outcome {
     pub engine: Option<EngineDescription>,
     /// Path of the plan, if one was built.
     pub plan: Option<PathBuf>,
+    /// The versions that retention took away afterwards, and what hindered it.
+    pub retired: Vec<VersionName>,
+    /// What hindered retention; the new version is published all the same.
+    pub problems: Vec<String>,
     /// The steps and the seconds each took.
     pub steps: Vec<(Step, f64)>,
 }
@@ -82,7 +87,20 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
     let published = run.step(Step::Publish, |run| run.publish(staging, &evidence, engine.as_ref()))?;
     let (engine, plan) = engine
         .map_or((None, None), |(engine, path)| (Some(engine), Some(published.path.join(path.as_str()))));
-    Ok(Outcome { published, evidence, engine, plan, steps: run.steps })
+    let (retired, problems) = job.keep.map_or_else(Default::default, |keep| retire(job, keep));
+    Ok(Outcome { published, evidence, engine, plan, retired, problems, steps: run.steps })
+}
+
+/// Applies retention to the agent. That it failed is no reason to call the publish a failure.
+fn retire(job: &Job, keep: usize) -> (Vec<VersionName>, Vec<String>) {
+    let policy = Policy { keep, ..Policy::default() };
+    match job.store.gc(std::slice::from_ref(&job.agent), &policy, &MoveOptions::default()) {
+        Ok(collected) => {
+            let retired = collected.retired.into_iter().map(|gone| gone.version).collect();
+            (retired, collected.problems)
+        }
+        Err(error) => (Vec::new(), vec![with_causes(&error)]),
+    }
 }
 
 /// What a run needs of this host.

@@ -36,7 +36,14 @@ fn every_bad_input_has_its_message_and_code_and_leaves_nothing() {
     check("hostile version", keep, &["--output-version", "../v1"], 2, &["../v1"]);
     check("version that ends in .tmp", keep, &["--output-version", "v1.tmp"], 2, &[".tmp"]);
     check("unknown precision", keep, &["--precision", "fp12"], 2, &["fp12", "fp32, tf32, fp16, bf16"]);
-    check("precision of a later release", keep, &["--precision", "int8"], 2, &["calibration"]);
+    check("8 bits without calibration", keep, &["--precision", "int8"], 2, &["--calib-data"]);
+    check(
+        "calibration that nothing needs",
+        keep,
+        &["--calib-data", "/dev/null"],
+        2,
+        &["fp16 needs no calibration"],
+    );
     check("data-centre target", keep, &["--target", "90"], 2, &["SM 90", "enterprise"]);
     check("falling profile", keep, &["--profile", "8,4,2x1"], 2, &["MIN ≤ OPT ≤ MAX"]);
     check("longer than the model", keep, &["--profile", "1x1,128,4096"], 2, &["4096", "512"]);

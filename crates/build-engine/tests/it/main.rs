@@ -9,5 +9,6 @@
 mod bad_input;
 mod concurrency;
 mod main_job;
+mod roster;
 mod stopping;
 mod support;

@@ -198,3 +198,30 @@ fn doctor_reports_what_is_there_and_what_is_missing() {
     let findings: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert!(findings.as_array().unwrap().iter().any(|finding| finding["what"] == "gpu"));
 }
+
+/// `--keep` leaves alone what is young, whatever the number; `report.html` asks nobody for anything.
+#[test]
+fn what_is_old_is_retired_and_the_report_stands_alone() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = bench.model(Kind::Memory);
+    let store = bench.store();
+    toy_store::publish(&store, toy_store::DEFAULT_SEED).unwrap();
+    let arguments = ["--agent", "memory", "--source", folder.to_str().unwrap(), "--no-engine", "--keep", "1"];
+    let output = bench.run(&[&arguments[..], &["--output-version", "v3"]].concat());
+    assert!(output.status.success(), "{}", shown(&output));
+    // Published moments ago: retention's grace keeps them.
+    let agent = "memory".parse().unwrap();
+    assert_eq!(store.versions(&agent).unwrap().len(), 3);
+    let page = fs::read_to_string(store.require_current(&agent).unwrap().path().join("report.html")).unwrap();
+    for part in [
+        "<title>memory/v3</title>",
+        "Passed the gate",
+        "cosine, worst row",
+        "has the checked graph and no engine",
+    ] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    for part in ["http", "<script", "src=", "@import"] {
+        assert!(!page.contains(part), "{part} is in {page}");
+    }
+}

@@ -10,7 +10,7 @@ use onnx_export::DataType;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use host::check_memory;
-pub use host::{BuildOptions, EngineError, build};
+pub use host::{BuildOptions, EngineError, available_memory_bytes, build, needed_memory_bytes};
 #[cfg(feature = "tensorrt")]
 pub use worker::worker_main;
 

@@ -67,6 +67,7 @@ pub(crate) fn job(store: &Path, folder: &Path, precision: Precision, runtimes: &
         texts: texts::built_in(),
         thresholds: None,
         explain: false,
+        keep: None,
         activation: Activation::Activate,
         runtimes: runtimes.clone(),
         build: BuildOptions { program: "unused".into(), timeout: Duration::from_mins(1) },

@@ -1,0 +1,258 @@
+//! `build-engine --all`: every agent's engine, as far as it is not what a build would give today.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use model_loader::AgentMap;
+use model_store::{AgentEntry, AgentName, ModelStore, exit};
+use serde::Serialize;
+use trt_compiler::{
+    EngineWanted, Interrupt, Job, Observer, Outcome, Step, Wish, needed_memory_bytes, staleness,
+};
+
+use crate::build;
+use crate::cli::BuildArgs;
+use crate::failure::Failure;
+use crate::show::{BAD, GOOD, QUIET, seconds};
+use crate::source;
+
+/// What is to be done for one agent.
+struct Task {
+    agent: AgentName,
+    now: String,
+    todo: Todo,
+}
+
+enum Todo {
+    Nothing,
+    Build {
+        job: Box<Job>,
+        why: String,
+    },
+    /// There is nothing to build from, or it cannot be read.
+    Cannot(Failure),
+}
+
+/// How it ended for one agent, as `--json` has it.
+#[derive(Serialize)]
+struct Ended {
+    agent: AgentName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<Outcome>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    exit_code: u8,
+}
+
+pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
+    let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
+    let store = ModelStore::open(root)?;
+    let tasks = plan(args, &store)?;
+    let mut out = anstream::stdout();
+    if !args.json {
+        writeln!(out, "{}", table(&tasks)).map_err(Failure::output)?;
+    }
+    if args.dry_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ended = build_all(tasks, args, interrupt);
+    interrupt.check().map_err(trt_compiler::CompileError::from)?;
+    if args.json {
+        writeln!(out, "{}", build::to_json(&ended)?).map_err(Failure::output)?;
+    } else {
+        let built = ended.iter().filter(|it| it.outcome.is_some()).count();
+        let failed = ended.iter().filter(|it| it.exit_code != exit::OK).count();
+        let words = format!("{built} built, {} as they were, {failed} failed", ended.len() - built - failed);
+        writeln!(out, "{words}").map_err(Failure::output)?;
+    }
+    let codes: BTreeSet<u8> = ended.iter().map(|it| it.exit_code).filter(|code| *code != exit::OK).collect();
+    Ok(match (codes.len(), codes.first()) {
+        (0, _) => ExitCode::SUCCESS,
+        (1, Some(code)) => ExitCode::from(*code),
+        _ => ExitCode::from(exit::FAILURE),
+    })
+}
+
+/// Every agent of the map and of the store, and what is to be done for it.
+fn plan(args: &BuildArgs, store: &ModelStore) -> Result<Vec<Task>, Failure> {
+    let map = AgentMap::from_env()?;
+    let mut agents: BTreeSet<AgentName> =
+        map.agents().filter_map(|name| AgentName::try_from(name).ok()).collect();
+    agents.extend(store.agents()?.into_iter().filter_map(|entry| match entry {
+        AgentEntry::Agent(name) => Some(name),
+        _ => None,
+    }));
+    if agents.is_empty() {
+        let next =
+            "there is no agent in the store or in the agent map; build one with --agent NAME --source DIR";
+        return Err(Failure::message(exit::NOT_FOUND, next.to_owned()));
+    }
+    agents.into_iter().map(|agent| task(args, store, &map, agent)).collect()
+}
+
+fn task(args: &BuildArgs, store: &ModelStore, map: &AgentMap, agent: AgentName) -> Result<Task, Failure> {
+    let current = match store.get_current(&agent) {
+        Ok(current) => current,
+        Err(error) => return Ok(Task { agent, now: "?".to_owned(), todo: Todo::Cannot(error.into()) }),
+    };
+    let now = current.as_ref().map_or_else(|| "–".to_owned(), |current| current.version().to_string());
+    let source = match map.model_id(agent.as_str()) {
+        Some(id) => source::from_hub(id, args),
+        None => source::of_agent(args, &agent, store),
+    };
+    let job = match source.and_then(|source| build::job(args, &agent, store.clone(), source)) {
+        Ok(job) => job,
+        Err(failure) => return Ok(Task { agent, now, todo: Todo::Cannot(failure) }),
+    };
+    let engine = match (job.engine, job.runtimes.tensorrt_rtx()) {
+        (trt_compiler::EngineWish::Build, Ok(libraries)) => {
+            let version = trt_compiler::tensorrt_version(&libraries.core, None);
+            let version = version.map_err(|error| Failure::new(exit::ENVIRONMENT, error))?;
+            Some(EngineWanted { version, targets: job.targets.clone() })
+        }
+        _ => None,
+    };
+    let wish = Wish { source: job.source.provenance(), precision: job.precision, engine };
+    let todo = match staleness(store, current.as_ref(), &wish) {
+        Some(why) => Todo::Build { job: Box::new(job), why },
+        None => Todo::Nothing,
+    };
+    Ok(Task { agent, now, todo })
+}
+
+fn table(tasks: &[Task]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["AGENT", "NOW", "TO DO", "WHY"]);
+    for Task { agent, now, todo } in tasks {
+        let (what, why) = match todo {
+            Todo::Nothing => ("nothing", "up to date".to_owned()),
+            Todo::Build { why, .. } => ("build", why.clone()),
+            Todo::Cannot(failure) => ("cannot", failure.to_string()),
+        };
+        table.add_row([agent.to_string(), now.clone(), what.to_owned(), why]);
+    }
+    table
+}
+
+/// Builds what is to be built, up to `--jobs` at a time and as many as there is memory for. A failure stops no other.
+fn build_all(tasks: Vec<Task>, args: &BuildArgs, interrupt: &Interrupt) -> Vec<Ended> {
+    let free = Memory::new();
+    let queue = Mutex::new(tasks.into_iter());
+    let ended = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(task) = queue.lock().unwrap_or_else(PoisonError::into_inner).next() {
+            let one = end(task, args.json, interrupt, &free);
+            ended.lock().unwrap_or_else(PoisonError::into_inner).push(one);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..args.jobs {
+            scope.spawn(work);
+        }
+    });
+    let mut ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ended.sort_by(|a, b| a.agent.cmp(&b.agent));
+    ended
+}
+
+fn end(task: Task, quiet: bool, interrupt: &Interrupt, free: &Memory) -> Ended {
+    let Task { agent, todo, .. } = task;
+    let mut ended = Ended { agent, why: None, outcome: None, error: None, exit_code: exit::OK };
+    let failed = |ended: &mut Ended, failure: Failure| {
+        ended.exit_code = failure.code();
+        ended.error = Some(failure.to_string());
+        if !quiet {
+            // One line: the whole text of a refusal has many.
+            let text = failure.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            anstream::eprintln!("{BAD}{}: {line}{BAD:#}", ended.agent);
+        }
+    };
+    match todo {
+        Todo::Nothing => {}
+        Todo::Cannot(failure) => failed(&mut ended, failure),
+        Todo::Build { job, why } => {
+            ended.why = Some(why);
+            if let Err(stopped) = interrupt.check() {
+                ended.exit_code = exit::INTERRUPTED;
+                ended.error = Some(stopped.to_string());
+                return ended;
+            }
+            let needed =
+                trt_compiler::dry_run(&job).map(|plan| needed_memory_bytes(plan.export.weight_bytes));
+            let _share = free.take(needed.unwrap_or_default());
+            let report = Lines { agent: ended.agent.to_string(), quiet };
+            match trt_compiler::run(&job, &report, interrupt) {
+                Ok(outcome) => ended.outcome = Some(outcome),
+                Err(error) => failed(&mut ended, error.into()),
+            }
+        }
+    }
+    ended
+}
+
+/// The memory that builds may take together: what was free when the first began.
+struct Memory {
+    free_bytes: Mutex<u64>,
+    given_back: Condvar,
+    all_bytes: u64,
+}
+
+/// A build's part of it.
+struct Share<'a> {
+    memory: &'a Memory,
+    bytes: u64,
+}
+
+impl Memory {
+    fn new() -> Self {
+        let all_bytes = trt_compiler::available_memory_bytes().unwrap_or(u64::MAX);
+        Self { free_bytes: Mutex::new(all_bytes), given_back: Condvar::new(), all_bytes }
+    }
+
+    /// Waits until there is so much. What no host could give is let through: the build itself refuses it, and says why.
+    fn take(&self, bytes: u64) -> Share<'_> {
+        let bytes = bytes.min(self.all_bytes);
+        let mut free = self.free_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free < bytes {
+            free = self.given_back.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= bytes;
+        Share { memory: self, bytes }
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        *self.memory.free_bytes.lock().unwrap_or_else(PoisonError::into_inner) += self.bytes;
+        self.memory.given_back.notify_all();
+    }
+}
+
+/// A line for each step, with the agent's name: several builds share the terminal.
+struct Lines {
+    agent: String,
+    quiet: bool,
+}
+
+impl Observer for Lines {
+    fn end(&self, step: Step, summary: &str, took: Duration) {
+        if !self.quiet {
+            let took = seconds(took.as_secs_f64());
+            let line = format!(
+                " {:<14} {GOOD}{:<9}{GOOD:#}  {summary}  {QUIET}{took}{QUIET:#}",
+                self.agent,
+                step.to_string()
+            );
+            let _ = writeln!(anstream::stdout(), "{line}");
+        }
+    }
+}
