@@ -6,6 +6,7 @@
 mod graph;
 mod native;
 mod places;
+mod tensor;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,6 +18,7 @@ use ort::value::Tensor;
 
 pub(crate) use graph::Graph;
 pub use places::{DEFAULT_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, Places, RUNTIMES_VARIABLE};
+pub use tensor::OnnxTensor;
 
 use crate::{Output, TokenBatch};
 
@@ -157,6 +159,22 @@ impl OnnxSession {
             show(place, Output { shape, values: values.to_vec() });
         }
         Ok(())
+    }
+
+    /// The names of its inputs, in order.
+    pub fn input_names(&self) -> impl Iterator<Item = &str> {
+        self.session.inputs().iter().map(ort::value::Outlet::name)
+    }
+
+    /// Runs the graph with these inputs, which are all of its own, and returns all outputs by name, in order.
+    pub fn run_named(
+        &mut self,
+        inputs: Vec<(String, OnnxTensor)>,
+    ) -> Result<Vec<(String, OnnxTensor)>, SessionError> {
+        let feed: Vec<(String, SessionInputValue<'_>)> =
+            inputs.into_iter().map(|(name, tensor)| (name, tensor.into_value().into())).collect();
+        let outputs = self.session.run(feed).map_err(|error| refused(RUN, &error))?;
+        Ok(outputs.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect())
     }
 }
 

@@ -1,14 +1,19 @@
 //! From a checkpoint to the bytes of `model.onnx`.
 
+use std::collections::BTreeMap;
+
 use glob::Pattern;
 use prost::Message;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Checkpoint;
+use crate::families::Family;
 use crate::graph::{Dim, Graph};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto};
-use crate::{Bf16, DataType, ExportError, Head, Precision, Ranges, Tap, families, heads};
+use crate::{
+    Bf16, CastCount, DataType, ExportError, Head, KeptModule, Precision, Ranges, Tap, families, heads,
+};
 
 /// How operations are written, where there is more than one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -115,10 +120,17 @@ pub struct ExportReport {
     pub outputs: Vec<TensorDescription>,
     /// Number of nodes.
     pub nodes: usize,
+    /// Number of nodes of each operator.
+    pub operators: BTreeMap<String, usize>,
     /// Number of initializers, constants included.
     pub initializers: usize,
     /// Number of weights that a `Cast` turns into another type.
     pub weight_casts: usize,
+    /// How many values go from which type to which; those are casts between the types of the graph, so bfloat16 that is
+    /// emulated counts as such.
+    pub casts: Vec<CastCount>,
+    /// What computes in fp32 although the precision is lower, and why.
+    pub kept_fp32: Vec<KeptModule>,
     /// Bytes of weights that the graph points at.
     pub weight_bytes: u64,
     /// Longest sequence, in tokens, that the position embeddings allow.
@@ -160,24 +172,42 @@ pub fn require_supported(checkpoint: &Checkpoint) -> Result<(), ExportError> {
     families::open(checkpoint).map(|_| ())
 }
 
+/// Writes the whole model: a family's layers, and the head that was asked for.
+fn write(family: &dyn Family, graph: &mut Graph<'_>, head: &Head) -> Result<(), ExportError> {
+    if let Head::CausalLm { cache } = head {
+        return family.causal_lm(graph, *cache);
+    }
+    let hidden = family.encode(graph)?;
+    let size = family.hidden_size();
+    match head {
+        Head::SentenceEmbedding(head) => heads::sentence_embedding(graph, &hidden, size, head)?,
+        Head::SequenceClassification => {
+            let (logits, labels) = family.classify(graph, &hidden)?;
+            graph.output(head.output(), &logits, &[Dim::Batch, Dim::Fixed(labels)]);
+        }
+        Head::TokenClassification => {
+            let (logits, labels) = family.classify_tokens(graph, &hidden)?;
+            heads::token_logits(graph, &logits, labels)?;
+        }
+        Head::HiddenStates | Head::CausalLm { .. } => heads::hidden_states(graph, &hidden, size)?,
+    }
+    Ok(())
+}
+
 /// Writes the graph of `checkpoint`. Reads no weights: the cost does not grow with the model.
 pub fn export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Exported, ExportError> {
     let family = families::open(checkpoint)?;
     let mut graph = Graph::new(checkpoint, options);
-    let hidden = family.encode(&mut graph)?;
-    let size = family.hidden_size();
-    match &options.head {
-        Head::HiddenStates => heads::hidden_states(&mut graph, &hidden, size)?,
-        Head::SentenceEmbedding(head) => heads::sentence_embedding(&mut graph, &hidden, size, head)?,
-        Head::SequenceClassification => {
-            let (logits, labels) = family.classify(&mut graph, &hidden)?;
-            graph.output(options.head.output(), &logits, &[Dim::Batch, Dim::Fixed(labels)]);
-        }
-    }
+    write(&*family, &mut graph, &options.head)?;
     if let Some(pattern) = graph.idle_pattern() {
         return Err(ExportError::NoSuchModule { pattern: pattern.to_owned() });
     }
-    let (proto, taps, weight_bytes, weight_casts) = graph.finish();
+    let (proto, taps, weight_bytes, weight_casts, ledger) = graph.finish();
+    let (kept_fp32, casts) = ledger.finish();
+    let mut operators = BTreeMap::new();
+    for node in &proto.node {
+        *operators.entry(node.op_type().to_owned()).or_default() += 1;
+    }
     let mut report = ExportReport {
         model_type: checkpoint.model_type().to_owned(),
         head: options.head.clone(),
@@ -187,8 +217,11 @@ pub fn export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Export
         inputs: proto.input.iter().map(Into::into).collect(),
         outputs: proto.output.iter().map(Into::into).collect(),
         nodes: proto.node.len(),
+        operators,
         initializers: proto.initializer.len(),
         weight_casts,
+        casts,
+        kept_fp32,
         weight_bytes,
         max_sequence: family.max_sequence(),
         onnx_bytes: 0,

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
 use crate::checkpoint::Checkpoint;
+use crate::ledger::Ledger;
 use crate::proto::{
     AttributeProto, DimensionProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto,
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
@@ -22,6 +23,10 @@ pub(crate) struct Value {
 pub(crate) enum Dim {
     Batch,
     Sequence,
+    /// Tokens that a decoder's cache holds already.
+    Past,
+    /// Those and the ones that come in.
+    Total,
     Fixed(usize),
 }
 
@@ -50,6 +55,7 @@ pub(crate) struct Graph<'a> {
     names: HashMap<String, usize>,
     weight_bytes: u64,
     weight_casts: usize,
+    ledger: Ledger,
     /// Which patterns of `keep_fp32` named a module, by index.
     kept: RefCell<BTreeSet<usize>>,
     pub(crate) taps: Vec<Tap>,
@@ -67,6 +73,7 @@ impl<'a> Graph<'a> {
             names: HashMap::new(),
             weight_bytes: 0,
             weight_casts: 0,
+            ledger: Ledger::default(),
             kept: RefCell::default(),
             taps: Vec::new(),
         }
@@ -102,6 +109,10 @@ impl<'a> Graph<'a> {
         let kept = self.options.keeps_fp32(&module);
         if let Some(pattern) = kept {
             self.kept.borrow_mut().insert(pattern);
+            if self.options.precision.compute_type() != DataType::F32 {
+                let asked = format!("asked for by {:?}", self.options.keep_fp32[pattern].as_str());
+                self.ledger.keep(module, &asked);
+            }
         }
         if kept.is_some() { DataType::F32 } else { self.options.precision.compute_type() }
     }
@@ -136,20 +147,41 @@ impl<'a> Graph<'a> {
         Ok(value)
     }
 
-    /// Declares an input of shape [batch, sequence] and type `I64`.
-    pub(crate) fn input(&mut self, name: &str) -> Value {
-        self.proto.input.push(value_info(name, DataType::I64, &[Dim::Batch, Dim::Sequence]));
-        Value { name: name.to_owned(), dtype: DataType::I64 }
+    /// Says in the report that the current module does something in fp32 whatever the precision, and why.
+    pub(crate) fn in_fp32(&self, why: &str) {
+        if self.options.precision.compute_type() != DataType::F32 {
+            // One line for all layers: they do the same.
+            let scope = self.scope.join(".");
+            let alike =
+                |part: &str| if part.parse::<usize>().is_ok() { "*".to_owned() } else { part.to_owned() };
+            self.ledger.keep(scope.split('.').map(alike).collect::<Vec<_>>().join("."), why);
+        }
     }
 
-    /// Declares `value` as the output `name`.
+    /// Declares an input of shape [batch, sequence] and type `I64`.
+    pub(crate) fn input(&mut self, name: &str) -> Value {
+        self.input_of(name, DataType::I64, &[Dim::Batch, Dim::Sequence])
+    }
+
+    /// Declares an input. A bfloat16 that is emulated comes in as fp32.
+    pub(crate) fn input_of(&mut self, name: &str, dtype: DataType, shape: &[Dim]) -> Value {
+        self.proto.input.push(value_info(name, self.held_as(dtype), shape));
+        Value { name: name.to_owned(), dtype }
+    }
+
+    /// Declares `value` as the output `name`. It goes by that name from then on.
     pub(crate) fn output(&mut self, name: &str, value: &Value, shape: &[Dim]) {
-        let renamed =
-            self.proto.node.iter_mut().flat_map(|node| &mut node.output).find(|out| **out == value.name);
-        if let Some(out) = renamed {
-            name.clone_into(out);
+        for node in &mut self.proto.node {
+            for known in node.output.iter_mut().chain(&mut node.input).filter(|known| **known == value.name) {
+                name.clone_into(known);
+            }
         }
-        self.proto.output.push(value_info(name, value.dtype, shape));
+        self.proto.output.push(value_info(name, self.held_as(value.dtype), shape));
+    }
+
+    /// The element type that values of this type have in the graph.
+    fn held_as(&self, dtype: DataType) -> DataType {
+        if self.emulates(dtype) { DataType::F32 } else { dtype }
     }
 
     /// Declares the value of the last node as the output `name`, of any shape.
@@ -214,6 +246,7 @@ impl<'a> Graph<'a> {
         if let Some(known) = self.known.get(&key) {
             return known.clone();
         }
+        self.ledger.cast(value.dtype, dtype);
         let cast = if self.emulates(value.dtype) && dtype == DataType::F32 {
             Value { dtype, ..value.clone() }
         } else if self.emulates(dtype) {
@@ -292,6 +325,18 @@ impl<'a> Graph<'a> {
         self.constant(&format!("{values:?}"), DataType::I64, vec![dim(values.len())], bytes)
     }
 
+    /// A constant table of integers, [n], that has a name of its own.
+    pub(crate) fn integer_table(&mut self, name: &str, values: &[i64]) -> Value {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.constant(name, DataType::I64, vec![dim(values.len())], bytes)
+    }
+
+    /// A constant table of fp32 numbers, [n], that has a name of its own.
+    pub(crate) fn number_table(&mut self, name: &str, values: &[f32]) -> Value {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.constant(name, DataType::F32, vec![dim(values.len())], bytes)
+    }
+
     /// A constant integer without dimensions.
     pub(crate) fn integer(&mut self, value: i64) -> Value {
         self.constant(&value.to_string(), DataType::I64, Vec::new(), value.to_le_bytes().to_vec())
@@ -366,9 +411,10 @@ impl<'a> Graph<'a> {
         idle.map(|(_, pattern)| pattern.as_str())
     }
 
-    /// The finished graph, its taps, the bytes of weights it points at, and how many of them it casts.
-    pub(crate) fn finish(self) -> (GraphProto, Vec<Tap>, u64, usize) {
-        (self.proto, self.taps, self.weight_bytes, self.weight_casts)
+    /// The finished graph, its taps, the bytes of weights it points at, how many of them it casts, and what was computed in
+    /// what.
+    pub(crate) fn finish(self) -> (GraphProto, Vec<Tap>, u64, usize, Ledger) {
+        (self.proto, self.taps, self.weight_bytes, self.weight_casts, self.ledger)
     }
 }
 
@@ -393,6 +439,12 @@ fn value_info(name: &str, dtype: DataType, shape: &[Dim]) -> ValueInfoProto {
         Dim::Batch => DimensionProto { dim_param: Some("batch".to_owned()), ..DimensionProto::default() },
         Dim::Sequence => {
             DimensionProto { dim_param: Some("sequence".to_owned()), ..DimensionProto::default() }
+        }
+        Dim::Past => {
+            DimensionProto { dim_param: Some("past_sequence".to_owned()), ..DimensionProto::default() }
+        }
+        Dim::Total => {
+            DimensionProto { dim_param: Some("total_sequence".to_owned()), ..DimensionProto::default() }
         }
         Dim::Fixed(size) => DimensionProto { dim_value: Some(dim(*size)), ..DimensionProto::default() },
     };

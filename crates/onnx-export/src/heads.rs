@@ -15,6 +15,16 @@ pub enum Head {
     SentenceEmbedding(SentenceHead),
     /// `logits` [batch, labels], fp32.
     SequenceClassification,
+    /// `logits` [batch, sequence, labels], fp32.
+    TokenClassification,
+    /// `logits` [batch, sequence, vocabulary], fp32, of the token that follows each.
+    ///
+    /// Positions are counted over the tokens that `attention_mask` names, so padding may be on either side.
+    CausalLm {
+        /// Whether keys and values come in as `past_key_values.N.key` and `.value`, [batch, heads, past, size], and go out
+        /// with the new ones as `present.N.key` and `.value`. `attention_mask` then covers past and new tokens.
+        cache: bool,
+    },
 }
 
 impl Head {
@@ -24,7 +34,7 @@ impl Head {
         match self {
             Self::HiddenStates => "last_hidden_state",
             Self::SentenceEmbedding(_) => "sentence_embedding",
-            Self::SequenceClassification => "logits",
+            Self::SequenceClassification | Self::TokenClassification | Self::CausalLm { .. } => "logits",
         }
     }
 }
@@ -64,7 +74,7 @@ const LEAST_COUNT: f32 = 1e-9;
 const LEAST_LENGTH: f32 = 1e-12;
 
 /// Hidden states [tokens, hidden] as [batch, sequence, hidden] in fp32.
-fn by_sentence(graph: &mut Graph<'_>, hidden: &Value, size: usize) -> Result<Value, ExportError> {
+pub(crate) fn by_sentence(graph: &mut Graph<'_>, hidden: &Value, size: usize) -> Result<Value, ExportError> {
     let shape = graph.batch_and_sequence()?;
     let size = graph.integers(&[dim(size)]);
     let shape = graph.concat(&[&shape, &size]);
@@ -81,11 +91,29 @@ pub(crate) fn hidden_states(graph: &mut Graph<'_>, hidden: &Value, size: usize) 
     })
 }
 
+/// Writes the output `logits` of a token classifier, from [tokens, labels].
+pub(crate) fn token_logits(graph: &mut Graph<'_>, logits: &Value, labels: usize) -> Result<(), ExportError> {
+    graph.within("output", |graph| {
+        let logits = by_sentence(graph, logits, labels)?;
+        let name = Head::TokenClassification.output();
+        graph.output(name, &logits, &[Dim::Batch, Dim::Sequence, Dim::Fixed(labels)]);
+        Ok(())
+    })
+}
+
 /// The vector of each sentence's first token, [batch, hidden] in fp32.
 pub(crate) fn first_token(graph: &mut Graph<'_>, hidden: &Value, size: usize) -> Result<Value, ExportError> {
     let states = by_sentence(graph, hidden, size)?;
     let first = graph.integer(0);
     Ok(graph.gather(&states, &first, 1))
+}
+
+/// The mean of each sentence's tokens, [batch, hidden] in fp32.
+pub(crate) fn mean(graph: &mut Graph<'_>, hidden: &Value, size: usize) -> Result<Value, ExportError> {
+    let states = by_sentence(graph, hidden, size)?;
+    let mask = graph.mask(DataType::F32)?;
+    let mask = graph.unsqueeze(&mask, &[2]);
+    pool(graph, &states, &mask, Pooling::Mean)
 }
 
 /// Writes the output `sentence_embedding`.
@@ -102,6 +130,7 @@ pub(crate) fn sentence_embedding(
         modes.push(Pooling::Mean);
     }
     graph.within("pooling", |graph| {
+        graph.in_fp32("pooling and normalisation: sums over all tokens");
         let states = by_sentence(graph, hidden, size)?;
         let mask = graph.mask(DataType::F32)?;
         let mask = graph.unsqueeze(&mask, &[2]);

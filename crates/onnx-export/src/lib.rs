@@ -24,6 +24,7 @@
 //! ```
 
 mod attention;
+mod causal;
 mod checkpoint;
 mod dtype;
 mod error;
@@ -31,11 +32,14 @@ mod export;
 mod families;
 mod graph;
 mod heads;
+mod ledger;
+mod norms;
 mod ops;
 mod probe;
 /// ONNX's protocol-buffer messages, as far as a transformer graph uses them.
 pub mod proto;
 mod quantize;
+mod rotary;
 
 pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::{Bf16, DataType, Precision};
@@ -47,5 +51,6 @@ pub use families::SUPPORTED;
 /// A module name with `*`, for [`ExportOptions::keep_fp32`].
 pub use glob::Pattern;
 pub use heads::{Head, Pooling, SentenceHead};
+pub use ledger::{CastCount, KeptModule};
 pub use probe::{Probe, probe};
 pub use quantize::{LinearRange, Ranges, Tap};

@@ -1,6 +1,6 @@
 //! Operations on values, each written in the way the lowering asks for.
 
-use crate::graph::{Attribute, Graph, Value};
+use crate::graph::{Attribute, Graph, Value, dim};
 use crate::{DataType, ExportError, Lowering};
 
 /// The function between the two products of a feed-forward block, by the names `config.json` uses.
@@ -32,6 +32,19 @@ impl Activation {
     }
 }
 
+/// Whether a product has a bias in the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bias {
+    Own,
+    None,
+}
+
+impl From<bool> for Bias {
+    fn from(has: bool) -> Self {
+        if has { Self::Own } else { Self::None }
+    }
+}
+
 impl Graph<'_> {
     /// An operation of one type on two values, which it casts to that type.
     fn binary(&mut self, operator: &str, a: &Value, b: &Value, dtype: DataType) -> Value {
@@ -53,6 +66,13 @@ impl Graph<'_> {
     /// An operation of one value that keeps its type.
     pub(crate) fn unary(&mut self, operator: &str, x: &Value) -> Value {
         self.node(operator, &[x], Vec::new(), x.dtype)
+    }
+
+    /// The elements `start..end` of the last dimension.
+    pub(crate) fn columns(&mut self, x: &Value, start: usize, end: usize) -> Value {
+        let (start, end, last) =
+            (self.integers(&[dim(start)]), self.integers(&[dim(end)]), self.integers(&[-1]));
+        self.node("Slice", &[x, &start, &end, &last], Vec::new(), x.dtype)
     }
 
     /// Reshape to constant sizes; 0 keeps a dimension, -1 is what is left.
@@ -127,6 +147,37 @@ impl Graph<'_> {
         let (x, weight) = self.in_8_bits(x, weight, tensor, (inputs, outputs), dtype)?;
         let bias = self.weight(&format!("{tensor}.bias"), &[outputs], dtype)?;
         Ok(self.node("Gemm", &[&x, &weight, &bias], vec![Attribute::Int("transB", 1)], dtype))
+    }
+
+    /// [`linear`](Self::linear) without a bias.
+    pub(crate) fn product(
+        &mut self,
+        x: &Value,
+        tensor: &str,
+        (inputs, outputs): (usize, usize),
+        dtype: DataType,
+    ) -> Result<Value, ExportError> {
+        let x = self.cast(x, dtype);
+        let weight = self.weight(&format!("{tensor}.weight"), &[outputs, inputs], dtype)?;
+        Ok(self.node("Gemm", &[&x, &weight], vec![Attribute::Int("transB", 1)], dtype))
+    }
+
+    /// The module `module` below the tensor name `parent`, a product with or without a bias, in a scope of its own.
+    pub(crate) fn module(
+        &mut self,
+        x: &Value,
+        (parent, module): (&str, &str),
+        sizes: (usize, usize),
+        bias: Bias,
+    ) -> Result<Value, ExportError> {
+        self.within(module, |graph| {
+            let dtype = graph.compute_type();
+            let tensor = format!("{parent}.{module}");
+            match bias {
+                Bias::Own => graph.linear(x, &tensor, sizes, dtype),
+                Bias::None => graph.product(x, &tensor, sizes, dtype),
+            }
+        })
     }
 
     /// Layer normalisation over the last dimension. `stash_type` 1: mean and variance are taken in fp32.

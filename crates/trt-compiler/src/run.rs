@@ -541,7 +541,10 @@ fn cut(tokens: &mut Tokens, plan: &Plan) {
 
 fn loader_head(head: &Head) -> model_loader::Head {
     match head {
-        Head::HiddenStates => model_loader::Head::HiddenStates,
+        // No job asks for tokens' classes or a language model yet: `head_of` knows three heads.
+        Head::HiddenStates | Head::TokenClassification | Head::CausalLm { .. } => {
+            model_loader::Head::HiddenStates
+        }
         Head::SentenceEmbedding(_) => model_loader::Head::SentenceEmbedding,
         Head::SequenceClassification => model_loader::Head::SequenceClassification,
     }

@@ -2,15 +2,38 @@
 //!
 //! To add one: write a file with a type that implements [`Family`], and add its line to [`open`] and [`SUPPORTED`].
 
+mod albert;
 mod bert;
+mod deberta;
+mod decoder;
+mod distilbert;
+mod electra;
+mod modernbert;
+mod mpnet;
+mod post_norm;
 mod roberta;
 
-use crate::ExportError;
 use crate::checkpoint::Checkpoint;
-use crate::graph::{Graph, Value};
+use crate::graph::{Attribute, Graph, Value};
+use crate::{DataType, ExportError};
 
 /// The families there are, in the words of `model_type`.
-pub const SUPPORTED: &[&str] = &["bert", "roberta", "xlm-roberta", "camembert"];
+pub const SUPPORTED: &[&str] = &[
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "distilbert",
+    "mpnet",
+    "albert",
+    "electra",
+    "modernbert",
+    "deberta-v2",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+];
 
 /// What every family can do: write its layers into a graph.
 pub(crate) trait Family {
@@ -25,6 +48,26 @@ pub(crate) trait Family {
 
     /// Writes the sequence classification head: logits [batch, labels] in fp32, and the number of labels.
     fn classify(&self, graph: &mut Graph<'_>, hidden: &Value) -> Result<(Value, usize), ExportError>;
+
+    /// Writes the token classification head: logits [tokens, labels] in fp32, and the number of labels.
+    fn classify_tokens(&self, graph: &mut Graph<'_>, hidden: &Value) -> Result<(Value, usize), ExportError> {
+        require(graph.checkpoint, "classifier.weight", "token classification")?;
+        let (size, labels) = (self.hidden_size(), label_count(graph.checkpoint, "classifier")?);
+        let logits = graph.within("classifier", |graph| {
+            graph.in_fp32("class scores: a small product");
+            graph.linear(hidden, "classifier", (size, labels), DataType::F32)
+        })?;
+        Ok((logits, labels))
+    }
+
+    /// Declares inputs and outputs of a language model and writes all of it.
+    fn causal_lm(&self, graph: &mut Graph<'_>, _cache: bool) -> Result<(), ExportError> {
+        Err(ExportError::Unsupported {
+            path: graph.checkpoint.config_path(),
+            what: "the logits of a language model".to_owned(),
+            supported: "hidden states, sentence embedding, classification".to_owned(),
+        })
+    }
 }
 
 /// The family of a checkpoint, by its `model_type`.
@@ -33,6 +76,13 @@ pub(crate) fn open(checkpoint: &Checkpoint) -> Result<Box<dyn Family>, ExportErr
         "bert" => Ok(Box::new(bert::Bert::open(checkpoint)?)),
         // XLM-RoBERTa and CamemBERT are RoBERTa with another vocabulary.
         "roberta" | "xlm-roberta" | "camembert" => Ok(Box::new(roberta::Roberta::open(checkpoint)?)),
+        "distilbert" => Ok(Box::new(distilbert::DistilBert::open(checkpoint)?)),
+        "mpnet" => Ok(Box::new(mpnet::Mpnet::open(checkpoint)?)),
+        "albert" => Ok(Box::new(albert::Albert::open(checkpoint)?)),
+        "electra" => Ok(Box::new(electra::Electra::open(checkpoint)?)),
+        "modernbert" => Ok(Box::new(modernbert::ModernBert::open(checkpoint)?)),
+        "deberta-v2" => Ok(Box::new(deberta::Deberta::open(checkpoint)?)),
+        "llama" | "mistral" | "qwen2" | "qwen3" => Ok(Box::new(decoder::Decoder::open(checkpoint)?)),
         other => Err(ExportError::UnsupportedFamily {
             path: checkpoint.config_path(),
             model_type: other.to_owned(),
@@ -41,14 +91,55 @@ pub(crate) fn open(checkpoint: &Checkpoint) -> Result<Box<dyn Family>, ExportErr
     }
 }
 
-/// Refuses sequence classification, before anything is written, where the weights have no layer for it.
-pub(crate) fn require_classifier(checkpoint: &Checkpoint, tensor: &str) -> Result<(), ExportError> {
+/// Refuses a head, before anything is written, where the weights have no layer for it.
+fn require(checkpoint: &Checkpoint, tensor: &str, head: &str) -> Result<(), ExportError> {
     if checkpoint.has(tensor) {
         return Ok(());
     }
     Err(ExportError::Unsupported {
         path: checkpoint.config_path(),
-        what: format!("sequence classification (there is no tensor {tensor:?})"),
+        what: format!("{head} (there is no tensor {tensor:?})"),
         supported: "hidden states, sentence embedding".to_owned(),
+    })
+}
+
+/// Refuses sequence classification where the weights have no layer for it.
+fn require_classifier(checkpoint: &Checkpoint, tensor: &str) -> Result<(), ExportError> {
+    require(checkpoint, tensor, "sequence classification")
+}
+
+/// Outputs of a classification layer: the number of labels.
+fn label_count(checkpoint: &Checkpoint, layer: &str) -> Result<usize, ExportError> {
+    Ok(checkpoint.tensor(&format!("{layer}.weight"))?.shape.first().copied().unwrap_or_default())
+}
+
+/// Size of a head, where heads share the hidden size among them.
+fn head_size(checkpoint: &Checkpoint, hidden: usize, heads: usize) -> Result<usize, ExportError> {
+    if heads == 0 || !hidden.is_multiple_of(heads) {
+        let reason = format!("hidden_size {hidden} is not a multiple of num_attention_heads {heads}");
+        return Err(ExportError::Config { path: checkpoint.config_path(), reason });
+    }
+    Ok(hidden / heads)
+}
+
+/// The error for a setting that would change the numbers and is not computed here.
+fn unsupported(checkpoint: &Checkpoint, what: String, supported: &str) -> ExportError {
+    ExportError::Unsupported { path: checkpoint.config_path(), what, supported: supported.to_owned() }
+}
+
+/// Positions that count from `pad + 1` over the tokens that are no padding; padding has position `pad`
+/// (`create_position_ids_from_input_ids` in transformers).
+fn positions_after_pad(graph: &mut Graph<'_>, ids: &Value, pad: i64) -> Result<Value, ExportError> {
+    graph.within("embeddings.position_ids", |graph| {
+        let (pad, axis) = (graph.integer(pad), graph.integer(1));
+        let is_pad = graph.node("Equal", &[ids, &pad], Vec::new(), DataType::Bool);
+        let is_token = graph.unary("Not", &is_pad);
+        // Counted in fp32, which is exact up to 2²⁴: TensorRT sums no integers.
+        let is_token = graph.cast(&is_token, DataType::F32);
+        let exclusive = vec![Attribute::Int("exclusive", 0)];
+        let count = graph.node("CumSum", &[&is_token, &axis], exclusive, DataType::F32);
+        let count = graph.arithmetic("Mul", &count, &is_token);
+        let count = graph.cast(&count, DataType::I64);
+        Ok(graph.arithmetic("Add", &count, &pad))
     })
 }

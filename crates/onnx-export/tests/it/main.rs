@@ -1,6 +1,13 @@
 //! Graphs of real model folders, and the errors of broken ones.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
 
 mod broken;
+mod encoders;
+mod files;
 mod graphs;
 mod support;
