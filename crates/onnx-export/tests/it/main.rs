@@ -7,6 +7,7 @@
 )]
 
 mod broken;
+mod decoders;
 mod encoders;
 mod files;
 mod graphs;

@@ -235,6 +235,7 @@ impl Drop for Judge {
         if !std::thread::panicking() {
             assert!(!self.found.is_empty(), "{}: nothing was compared", self.row);
             let cosine = cosine(&self.row, &self.found, &self.expected);
+            eprintln!("{}: cosine {cosine:.6}", self.row);
             assert!(cosine >= 0.999, "{}: cosine {cosine}", self.row);
         }
     }
