@@ -9,7 +9,7 @@ use safetensors::tensor::Metadata;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{DataType, ExportError};
+use crate::{DataType, ExportError, sentence};
 
 /// A `config.json` or an index past this size is no configuration (the largest real index files are below 1 MiB).
 const MAX_JSON_BYTES: u64 = 64 << 20;
@@ -19,7 +19,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// A tensor of a checkpoint: where its bytes lie, never the bytes themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    /// File name within the folder.
+    /// File name within the folder; with the name of a folder in it where a module lies there.
     pub file: String,
     /// Element type as stored.
     pub dtype: DataType,
@@ -41,6 +41,8 @@ struct Index {
 #[derive(Debug)]
 pub struct Checkpoint {
     folder: PathBuf,
+    /// Where in the folder the encoder lies, with a `/` at the end; empty for the folder itself.
+    encoder: String,
     config: Value,
     tensors: BTreeMap<String, Tensor>,
     /// Tensors whose stored type no graph can hold; an error only if the model needs them.
@@ -50,19 +52,33 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Opens a folder with `config.json` and either `model.safetensors` or `model.safetensors.index.json` and its shards.
     ///
+    /// In a sentence-transformers folder both may lie in a folder below, which `modules.json` names; the weights of the
+    /// other modules are opened too, as `<module>.<tensor>`.
+    ///
     /// Every shard's length is checked against its header, so a truncated file is found here.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, ExportError> {
         let folder = folder.into();
-        let config_path = folder.join("config.json");
+        let modules = sentence::modules(&folder)?.unwrap_or_default();
+        let below = modules.iter().find(|module| module.class() == "Transformer" && !module.path.is_empty());
+        let encoder = below.map(|module| format!("{}/", module.path)).unwrap_or_default();
+        let config_path = folder.join(&encoder).join("config.json");
         let config = match read_json(&config_path) {
             Err(ExportError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                return Err(ExportError::NoConfig { folder });
+                return Err(ExportError::NoConfig { folder: folder.join(encoder) });
             }
             config => config?,
         };
-        let mut checkpoint = Self { folder, config, tensors: BTreeMap::new(), foreign: BTreeMap::new() };
+        let (tensors, foreign) = (BTreeMap::new(), BTreeMap::new());
+        let mut checkpoint = Self { folder, encoder, config, tensors, foreign };
         for shard in checkpoint.shards()? {
-            checkpoint.read_shard(&shard)?;
+            let file = format!("{}{shard}", checkpoint.encoder);
+            checkpoint.read_shard(&file, "")?;
+        }
+        for module in modules.iter().filter(|module| matches!(module.class(), "Dense" | "LayerNorm")) {
+            let file = format!("{}/model.safetensors", module.path);
+            if checkpoint.folder.join(&file).is_file() {
+                checkpoint.read_shard(&file, &format!("{}.", module.path))?;
+            }
         }
         Ok(checkpoint)
     }
@@ -76,7 +92,17 @@ impl Checkpoint {
     /// Path of `config.json`.
     #[must_use]
     pub fn config_path(&self) -> PathBuf {
-        self.folder.join("config.json")
+        self.encoder_folder().join("config.json")
+    }
+
+    /// The folder of the encoder: [`folder`](Self::folder) itself, or one below it.
+    #[must_use]
+    pub fn encoder_folder(&self) -> PathBuf {
+        // Without the `/` at the end, which would make another path of the same folder.
+        match self.encoder.strip_suffix('/') {
+            Some(below) => self.folder.join(below),
+            None => self.folder.clone(),
+        }
     }
 
     /// `model_type` of `config.json`; empty if it has none.
@@ -133,15 +159,15 @@ impl Checkpoint {
         Err(ExportError::MissingTensor { folder: self.folder.clone(), tensor: name.to_owned(), near })
     }
 
-    /// The weight files, in the order of their names.
+    /// The encoder's weight files, in the order of their names.
     fn shards(&self) -> Result<Vec<String>, ExportError> {
-        let single = "model.safetensors";
-        if self.folder.join(single).is_file() {
+        let (single, folder) = ("model.safetensors", self.encoder_folder());
+        if folder.join(single).is_file() {
             return Ok(vec![single.to_owned()]);
         }
-        let index = self.folder.join("model.safetensors.index.json");
+        let index = folder.join("model.safetensors.index.json");
         if !index.is_file() {
-            return Err(ExportError::NoWeights { folder: self.folder.clone(), pickles: self.pickles() });
+            return Err(ExportError::NoWeights { pickles: pickles(&folder), folder });
         }
         let parsed: Index = serde_json::from_value(read_json(&index)?)
             .map_err(|error| ExportError::Config { path: index.clone(), reason: error.to_string() })?;
@@ -156,26 +182,12 @@ impl Checkpoint {
         Ok(shards)
     }
 
-    /// Names of pickled weights, for the error that says why they are not opened.
-    fn pickles(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(&self.folder) else {
-            return Vec::new();
-        };
-        let mut names: Vec<String> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|name| {
-                let extension = Path::new(name).extension().and_then(|e| e.to_str()).unwrap_or_default();
-                matches!(extension, "bin" | "pt" | "pth" | "ckpt" | "pkl")
-            })
-            .collect();
-        names.sort_unstable();
-        names
-    }
-
-    fn read_shard(&mut self, name: &str) -> Result<(), ExportError> {
+    /// Takes over the tensors of one file, with `prefix` before their names.
+    fn read_shard(&mut self, name: &str, prefix: &str) -> Result<(), ExportError> {
         let path = self.folder.join(name);
         let (header_bytes, metadata) = read_header(&path)?;
         for (tensor, info) in metadata.tensors() {
+            let tensor = format!("{prefix}{tensor}");
             let (start, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
             match DataType::from_safetensors(info.dtype) {
                 Some(dtype) => {
@@ -227,7 +239,7 @@ fn open(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
-fn read_json(path: &Path) -> Result<Value, ExportError> {
+pub(crate) fn read_json(path: &Path) -> Result<Value, ExportError> {
     let io = |source| ExportError::Io { doing: "read", path: path.to_owned(), source };
     let mut text = Vec::new();
     let file = open(path).map_err(io)?;
@@ -238,6 +250,22 @@ fn read_json(path: &Path) -> Result<Value, ExportError> {
     }
     serde_json::from_slice(&text)
         .map_err(|error| ExportError::Config { path: path.to_owned(), reason: error.to_string() })
+}
+
+/// Names of pickled weights in a folder, for the error that says why they are not opened.
+pub(crate) fn pickles(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| {
+            let extension = Path::new(name).extension().and_then(|e| e.to_str()).unwrap_or_default();
+            matches!(extension, "bin" | "pt" | "pth" | "ckpt" | "pkl")
+        })
+        .collect();
+    names.sort_unstable();
+    names
 }
 
 fn common_suffix(a: &str, b: &str) -> usize {

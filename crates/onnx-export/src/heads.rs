@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::graph::{Attribute, Dim, Graph, Value, dim};
-use crate::{DataType, ExportError};
+use crate::{DataType, ExportError, SentenceStep};
 
 /// What a graph gives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,7 +11,7 @@ use crate::{DataType, ExportError};
 pub enum Head {
     /// `last_hidden_state` [batch, sequence, hidden], fp32.
     HiddenStates,
-    /// `sentence_embedding` [batch, hidden × modes], fp32, pooled and normalised inside the graph.
+    /// `sentence_embedding` [batch, size], fp32, pooled and normalised inside the graph.
     SentenceEmbedding(SentenceHead),
     /// `logits` [batch, labels], fp32.
     SequenceClassification,
@@ -39,13 +39,16 @@ impl Head {
     }
 }
 
-/// How token vectors become one vector a sentence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How token vectors become one vector a sentence. [`SentenceHead::read`] takes it from `modules.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentenceHead {
     /// The pooling modes; several are concatenated in the order cls, max, mean, mean over root of length, weighted mean, last token.
     pub pooling: Vec<Pooling>,
     /// Whether the result is divided by its Euclidean length (at least 1e-12).
     pub normalize: bool,
+    /// What is done between pooling and that division, in order.
+    #[serde(default)]
+    pub steps: Vec<SentenceStep>,
 }
 
 /// One way to make one vector of many, as sentence-transformers defines them.
@@ -143,15 +146,15 @@ pub(crate) fn sentence_embedding(
             [only] => (*only).clone(),
             several => graph.node("Concat", several, vec![Attribute::Int("axis", -1)], DataType::F32),
         };
+        let mut size = size * modes.len();
+        for step in &head.steps {
+            (vector, size) = graph.sentence_step(&vector, size, step)?;
+        }
         if head.normalize {
-            let square = graph.arithmetic("Mul", &vector, &vector);
-            let sum = graph.reduce_sum(&square, 1);
-            let length = graph.unary("Sqrt", &sum);
-            let length = graph.at_least(&length, LEAST_LENGTH);
-            vector = graph.arithmetic("Div", &vector, &length);
+            vector = graph.unit_length(&vector);
         }
         let name = Head::SentenceEmbedding(head.clone()).output();
-        graph.output(name, &vector, &[Dim::Batch, Dim::Fixed(size * modes.len())]);
+        graph.output(name, &vector, &[Dim::Batch, Dim::Fixed(size)]);
         Ok(())
     })
 }
@@ -213,6 +216,15 @@ fn token_positions(graph: &mut Graph<'_>, mask: &Value) -> Result<Value, ExportE
 }
 
 impl Graph<'_> {
+    /// `vector`, [batch, size] in fp32, divided by its Euclidean length.
+    pub(crate) fn unit_length(&mut self, vector: &Value) -> Value {
+        let square = self.arithmetic("Mul", vector, vector);
+        let sum = self.reduce_sum(&square, 1);
+        let length = self.unary("Sqrt", &sum);
+        let length = self.at_least(&length, LEAST_LENGTH);
+        self.arithmetic("Div", vector, &length)
+    }
+
     /// 0, 1, 2, … up to the sequence length, [sequence].
     pub(crate) fn positions(&mut self) -> Result<Value, ExportError> {
         let shape = self.batch_and_sequence()?;

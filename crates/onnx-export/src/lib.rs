@@ -40,6 +40,7 @@ mod probe;
 pub mod proto;
 mod quantize;
 mod rotary;
+mod sentence;
 
 pub use checkpoint::{Checkpoint, Tensor};
 pub use dtype::{Bf16, DataType, Precision};
@@ -54,3 +55,4 @@ pub use heads::{Head, Pooling, SentenceHead};
 pub use ledger::{CastCount, KeptModule};
 pub use probe::{Probe, probe};
 pub use quantize::{LinearRange, Ranges, Tap};
+pub use sentence::{SentenceStep, StepActivation};

@@ -151,5 +151,7 @@ pub(crate) fn task(export: &ExportReport) -> &'static str {
         onnx_export::Head::HiddenStates => "feature-extraction",
         onnx_export::Head::SentenceEmbedding(_) => "sentence-similarity",
         onnx_export::Head::SequenceClassification => "text-classification",
+        onnx_export::Head::TokenClassification => "token-classification",
+        onnx_export::Head::CausalLm { .. } => "text-generation",
     }
 }

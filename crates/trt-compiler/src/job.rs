@@ -228,7 +228,11 @@ fn head_of(folder: &Path) -> Result<Head, CompileError> {
                 PoolingMode::WeightedMean => Pooling::WeightedMean,
                 PoolingMode::LastToken => Pooling::LastToken,
             });
-            Head::SentenceEmbedding(SentenceHead { pooling: pooling.collect(), normalize: modules.normalize })
+            Head::SentenceEmbedding(SentenceHead {
+                pooling: pooling.collect(),
+                normalize: modules.normalize,
+                steps: Vec::new(),
+            })
         }
     })
 }

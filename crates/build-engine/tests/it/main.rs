@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod concurrency;
+mod families;
 mod main_job;
 mod roster;
 mod stopping;

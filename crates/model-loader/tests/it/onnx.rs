@@ -41,7 +41,11 @@ fn write_graph(folder: &Path, head: Head, precision: Precision) {
 }
 
 fn pooled() -> Head {
-    Head::SentenceEmbedding(SentenceHead { pooling: vec![Pooling::Mean], normalize: true })
+    Head::SentenceEmbedding(SentenceHead {
+        pooling: vec![Pooling::Mean],
+        normalize: true,
+        ..SentenceHead::default()
+    })
 }
 
 /// The fixture `sentence`, pooled by the mean and normalised, with or without its prompts' tokens.
@@ -167,7 +171,11 @@ fn a_graph_that_was_asked_for_has_to_be_there_and_to_fit() {
     check("no graph", &folder, &["model.onnx", "build-engine", "`cpu`"]);
     fs::write(folder.path().join("model.onnx"), "no graph").unwrap();
     check("damaged", &folder, &["could not load the graph"]);
-    let both = SentenceHead { pooling: vec![Pooling::Cls, Pooling::Mean], normalize: true };
+    let both = SentenceHead {
+        pooling: vec![Pooling::Cls, Pooling::Mean],
+        normalize: true,
+        ..SentenceHead::default()
+    };
     write_graph(folder.path(), Head::SentenceEmbedding(both), Precision::Fp32);
     check("length", &folder, &["64 components", "32"]);
 

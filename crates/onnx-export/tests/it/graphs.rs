@@ -64,7 +64,11 @@ fn every_head_in_every_precision_and_lowering_is_sound_and_small() {
         Pooling::WeightedMean,
         Pooling::LastToken,
     ];
-    let sentence = Head::SentenceEmbedding(SentenceHead { pooling: all.into(), normalize: true });
+    let sentence = Head::SentenceEmbedding(SentenceHead {
+        pooling: all.into(),
+        normalize: true,
+        ..SentenceHead::default()
+    });
     let (analyst, memory, roberta) = (toy(Kind::Analyst), toy(Kind::Memory), roberta());
     for (name, folder, head) in [
         ("analyst", &analyst, Head::SequenceClassification),

@@ -11,4 +11,5 @@ mod decoders;
 mod encoders;
 mod files;
 mod graphs;
+mod sentences;
 mod support;

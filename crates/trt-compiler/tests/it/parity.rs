@@ -68,7 +68,7 @@ fn every_pooling_mode_computes_the_same() {
         for (row, name, mode) in modes {
             let config = serde_json::json!({ "pooling_mode": name, "include_prompt": true });
             std::fs::write(folder.path().join("1_Pooling/config.json"), config.to_string()).unwrap();
-            let head = SentenceHead { pooling: vec![mode], normalize: true };
+            let head = SentenceHead { pooling: vec![mode], normalize: true, ..SentenceHead::default() };
             let options = ExportOptions {
                 lowering,
                 ..ExportOptions::new(onnx_export::Head::SentenceEmbedding(head), Precision::Fp32)
