@@ -55,7 +55,7 @@ pub use encoder::{Encoder, Hidden};
 pub use error::LoadError;
 pub use lm::{
     CausalLm, ChatMessage, ChatOptions, Completion, FinishReason, GenerateOptions, Generation, LmConfig,
-    LmOptions, Pairs, Piece, Precision, Prompt, Rope,
+    LmOptions, LmTokenizer, Pairs, Piece, Precision, Prompt, Rope,
 };
 pub use metadata::{AgentMetadata, metadata};
 pub use model::{Contract, Loaded, Model};
@@ -68,7 +68,7 @@ pub use resolve::{
 };
 pub use sentence::{
     Chunk, Chunking, EmbedIter, EmbedOptions, LongEmbedding, Quantization, Quantized, Ranges,
-    SentenceEmbedder, SentenceModules, Similarity, quantize,
+    SentenceEmbedder, Similarity, quantize,
 };
 pub use shared::shared;
 pub use tokenizer::{SENTENCE_CONFIG_NAMES, TokenSpan, Tokenizer};

@@ -26,7 +26,7 @@ use crate::{Backend, Encoder, LoadError, LoadOptions, ModelConfig, Pooling, Toke
 use modules::{Input, Modules};
 use settings::{Settings, Task};
 use static_embedding::StaticEmbedding;
-use steps::{Kind, Step};
+use steps::Step;
 
 /// Texts to vectors.
 ///
@@ -394,37 +394,6 @@ impl Network {
             let _ = dir;
             Err(LoadError::no_onnxruntime())
         }
-    }
-}
-
-/// What `modules.json` does with token vectors, for those who compute it elsewhere, such as inside a graph.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SentenceModules {
-    /// How they become one vector.
-    pub pooling: Pooling,
-    /// Whether that is scaled to length 1.
-    pub normalize: bool,
-}
-
-impl SentenceModules {
-    /// Reads a sentence-transformers folder without its weights. Modules with weights of their own are refused.
-    pub fn read(dir: impl AsRef<Path>) -> Result<Self, LoadError> {
-        let dir = dir.as_ref();
-        let modules = Modules::read(dir)?;
-        let refused = |found: &str| LoadError::Unsupported {
-            path: dir.join("modules.json"),
-            what: "module",
-            found: found.to_owned(),
-            supported: "Transformer, Pooling, Normalize, Dropout (others are run by SentenceEmbedder)",
-        };
-        let Input::Transformer { folder, .. } = &modules.input else {
-            return Err(refused("StaticEmbedding"));
-        };
-        if let Some((kind, _)) = modules.steps.iter().find(|(kind, _)| *kind != Kind::Normalize) {
-            return Err(refused(&format!("{kind:?}")));
-        }
-        let pooling = modules.pooling(&ModelConfig::from_dir(folder)?)?;
-        Ok(Self { pooling, normalize: !modules.steps.is_empty() })
     }
 }
 

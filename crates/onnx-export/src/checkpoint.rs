@@ -105,6 +105,12 @@ impl Checkpoint {
         }
     }
 
+    /// Whether it is a language model, which continues texts.
+    #[must_use]
+    pub fn is_decoder(&self) -> bool {
+        crate::families::DECODERS.contains(&self.model_type())
+    }
+
     /// `model_type` of `config.json`; empty if it has none.
     #[must_use]
     pub fn model_type(&self) -> &str {

@@ -157,6 +157,21 @@ impl Graph<'_> {
         (inputs, outputs): (usize, usize),
         dtype: DataType,
     ) -> Result<Value, ExportError> {
+        self.tap(x, tensor);
+        let x = self.cast(x, dtype);
+        let weight = self.weight(&format!("{tensor}.weight"), &[outputs, inputs], dtype)?;
+        let (x, weight) = self.in_8_bits(x, weight, tensor, (inputs, outputs), dtype)?;
+        Ok(self.node("Gemm", &[&x, &weight], vec![Attribute::Int("transB", 1)], dtype))
+    }
+
+    /// [`product`](Self::product) that is never in 8 bits: choices among many words turn on small differences.
+    pub(crate) fn fine_product(
+        &mut self,
+        x: &Value,
+        tensor: &str,
+        (inputs, outputs): (usize, usize),
+        dtype: DataType,
+    ) -> Result<Value, ExportError> {
         let x = self.cast(x, dtype);
         let weight = self.weight(&format!("{tensor}.weight"), &[outputs, inputs], dtype)?;
         Ok(self.node("Gemm", &[&x, &weight], vec![Attribute::Int("transB", 1)], dtype))

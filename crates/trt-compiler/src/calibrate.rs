@@ -4,6 +4,7 @@ mod histogram;
 mod search;
 mod weights;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -88,26 +89,71 @@ pub(crate) fn ranges(request: &Request<'_>, progress: impl Fn(usize, usize)) -> 
     let exported = onnx_export::export(&checkpoint, &tapped)?;
     let mut session = runtime.load(&exported.onnx, folder)?;
     let names: Vec<&str> = exported.taps.iter().map(|tap| tap.output.as_str()).collect();
-    let mut seen: Vec<Seen> = names.iter().map(|_| Seen::new(method)).collect();
-    let parts = batches.len() + names.len();
+    let (mut groups, group_of) = grouped(&exported.taps, &checkpoint, method)?;
+    let parts = batches.len() + groups.len();
     for (done, batch) in batches.iter().enumerate() {
         interrupt.check()?;
         progress(done, parts);
         session.run_each(batch, &names, |place, output| {
-            let width = (output.values.len() / batch.mask().len().max(1)).max(1);
-            // What padding gives nobody reads.
-            let rows = output.values.chunks(width).zip(batch.mask());
-            rows.filter(|(_, mask)| **mask == 1).for_each(|(row, _)| seen[place].add(row));
+            let group = &mut groups[group_of[place]];
+            let rows = output.values.chunks(group.width);
+            if rows.len() == batch.mask().len() {
+                // What padding gives nobody reads.
+                let kept = rows.zip(batch.mask()).filter(|(_, mask)| **mask == 1);
+                kept.for_each(|(row, _)| group.seen.add(row));
+            } else {
+                // Not of the text's tokens: DeBERTa's places, or a row for each text.
+                rows.for_each(|row| group.seen.add(row));
+            }
         })?;
     }
     drop(session);
     let mut ranges = Ranges::new();
-    for (done, (tap, seen)) in exported.taps.iter().zip(seen).enumerate() {
+    for (done, group) in groups.into_iter().enumerate() {
         interrupt.check()?;
         progress(batches.len() + done, parts);
-        ranges.extend(seen.ranges(&checkpoint, tap, method, options.precision)?);
+        ranges.extend(group.seen.ranges(&checkpoint, &group.layers, method, options.precision)?);
     }
     Ok(ranges)
+}
+
+/// Layers whose inputs have one range and one smoothing, and what was seen of these inputs.
+struct Group {
+    layers: Vec<String>,
+    /// Elements of an input row.
+    width: usize,
+    seen: Seen,
+}
+
+/// Taps with a layer in common belong together: query, key and value have one input, and ALBERT's layers, or those that
+/// DeBERTa's places go through, have several. Also gives the group of each tap.
+fn grouped(
+    taps: &[Tap],
+    checkpoint: &Checkpoint,
+    method: Method,
+) -> Result<(Vec<Group>, Vec<usize>), CompileError> {
+    let mut sets: Vec<BTreeSet<&String>> = Vec::new();
+    for tap in taps {
+        let mut set: BTreeSet<&String> = tap.layers.iter().collect();
+        sets.retain(|known| {
+            let apart = known.is_disjoint(&set);
+            if !apart {
+                set.extend(known);
+            }
+            apart
+        });
+        sets.push(set);
+    }
+    let group_of = |tap: &Tap| sets.iter().position(|set| tap.layers.iter().any(|layer| set.contains(layer)));
+    let places = taps.iter().map(|tap| group_of(tap).unwrap_or_default()).collect();
+    let group = |set: BTreeSet<&String>| {
+        let layers: Vec<String> = set.into_iter().cloned().collect();
+        let weight = layers.first().map(|layer| checkpoint.tensor(&format!("{layer}.weight"))).transpose()?;
+        let width = weight.and_then(|weight| weight.shape.get(1).copied()).unwrap_or_default().max(1);
+        Ok(Group { layers, width, seen: Seen::new(method) })
+    };
+    let groups = sets.clone().into_iter().map(group).collect::<Result<_, CompileError>>()?;
+    Ok((groups, places))
 }
 
 /// What was seen at one tap.
@@ -135,17 +181,14 @@ impl Seen {
     fn ranges(
         self,
         checkpoint: &Checkpoint,
-        tap: &Tap,
+        layers: &[String],
         method: Method,
         precision: Precision,
     ) -> Result<Vec<(String, LinearRange)>, CompileError> {
         let (input, smoothing) = match self {
             Self::Sample(sample) => {
-                let weights: Vec<Vec<f32>> = tap
-                    .layers
-                    .iter()
-                    .map(|layer| weights::read(checkpoint, layer))
-                    .collect::<Result<_, _>>()?;
+                let weights: Vec<Vec<f32>> =
+                    layers.iter().map(|layer| weights::read(checkpoint, layer)).collect::<Result<_, _>>()?;
                 sample.search(&weights, precision)
             }
             Self::Histogram(histogram) => (histogram.range(method), Vec::new()),
@@ -155,6 +198,6 @@ impl Seen {
             weights::each_row(checkpoint, layer, |row| weight.push(search::largest(row, &smoothing)))?;
             Ok((layer.clone(), LinearRange { input, weight, smoothing: smoothing.clone() }))
         };
-        tap.layers.iter().map(of_layer).collect()
+        layers.iter().map(of_layer).collect()
     }
 }

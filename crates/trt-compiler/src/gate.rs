@@ -44,6 +44,15 @@ impl Thresholds {
         };
         Self { max_abs, min_cosine, mean_cosine, min_top1 }
     }
+
+    /// For outputs with a row for each token: of thousands the worst is a matter of luck, so its cosine may be ten times
+    /// as far from 1. The mean may not.
+    #[must_use]
+    pub fn by_token(self) -> Self {
+        // Of a few digits, as people read it.
+        let min_cosine = ((1.0 - 10.0 * (1.0 - self.min_cosine)) * 1e9).round() / 1e9;
+        Self { min_cosine, ..self }
+    }
 }
 
 /// How an output compares with the reference. Rows are sentences, or tokens where the output has one row a token;
@@ -205,28 +214,54 @@ impl Verdict {
     }
 }
 
-/// A row of an output beside its reference.
-#[derive(Debug)]
-struct Row {
-    text: usize,
-    reference: Vec<f32>,
-    found: Vec<f32>,
-}
-
-/// Collects outputs batch by batch and compares them.
+/// Compares outputs as they come, batch by batch, and keeps what it measures and not the outputs.
 #[derive(Debug)]
 pub struct Gate {
-    output: String,
-    top1: bool,
-    rows: Vec<Row>,
+    scores: bool,
+    sofar: Comparison,
+    difference_sum: f64,
+    cosine_sum: f64,
+    agree: usize,
+    differences: Decades,
+    angles: Decades,
+    /// What every row so far is.
+    same: Option<Vec<f32>>,
+    /// Of the reference and of the output, where they differ.
     shapes: Option<(Vec<usize>, Vec<usize>)>,
 }
 
 impl Gate {
-    /// A gate for the output `output`; `scores` says whether its rows are class scores.
+    /// A gate for the output `output`; `scores` says whether its rows are scores, whose largest is what counts.
     #[must_use]
     pub fn new(output: impl Into<String>, scores: bool) -> Self {
-        Self { output: output.into(), top1: scores, rows: Vec::new(), shapes: None }
+        let sofar = Comparison {
+            output: output.into(),
+            rows: 0,
+            columns: 0,
+            max_abs: 0.0,
+            worst: Worst::default(),
+            mean_abs: 0.0,
+            reference_max: 0.0,
+            cosine_min: 1.0,
+            cosine_mean: 0.0,
+            top1: None,
+            nan: 0,
+            infinite: 0,
+            differences: Vec::new(),
+            angles: Vec::new(),
+            constant: false,
+        };
+        Self {
+            scores,
+            sofar,
+            difference_sum: 0.0,
+            cosine_sum: 0.0,
+            agree: 0,
+            differences: Decades::default(),
+            angles: Decades::default(),
+            same: None,
+            shapes: None,
+        }
     }
 
     /// Adds what reference and graph gave for `batch`, whose rows are the texts with these numbers.
@@ -243,21 +278,51 @@ impl Gate {
                 continue;
             }
             let row = if by_token { index / batch.seq() } else { index };
-            let text = texts.get(row).copied().unwrap_or(row);
-            self.rows.push(Row { text, reference: reference.to_vec(), found: found.to_vec() });
+            self.add_row(texts.get(row).copied().unwrap_or(row), reference, found);
         }
     }
 
-    /// Compares everything that was added.
+    fn add_row(&mut self, text: usize, reference: &[f32], found: &[f32]) {
+        let sofar = &mut self.sofar;
+        sofar.columns = reference.len();
+        for (column, (&expected, &got)) in reference.iter().zip(found).enumerate() {
+            sofar.nan += usize::from(got.is_nan());
+            sofar.infinite += usize::from(got.is_infinite());
+            sofar.reference_max = sofar.reference_max.max(f64::from(expected.abs()));
+            let difference = f64::from(expected - got).abs();
+            // A NaN counts as the largest difference of all, so that it is the place that is named.
+            let difference = if difference.is_nan() { f64::INFINITY } else { difference };
+            self.difference_sum += difference;
+            self.differences.add(difference);
+            if difference > sofar.max_abs {
+                sofar.max_abs = difference;
+                sofar.worst = Worst { text, column, reference: expected, found: got };
+            }
+        }
+        let cosine = cosine(reference, found);
+        sofar.cosine_min = sofar.cosine_min.min(cosine);
+        self.cosine_sum += cosine;
+        self.angles.add(1.0 - cosine);
+        self.agree += usize::from(largest(reference) == largest(found));
+        match &self.same {
+            None if sofar.rows == 0 => self.same = Some(found.to_vec()),
+            Some(same) if same != found => self.same = None,
+            _ => {}
+        }
+        sofar.rows += 1;
+    }
+
+    /// Judges everything that was added.
     #[must_use]
     pub fn judge(self, thresholds: Thresholds) -> Verdict {
-        let mut verdict = Verdict { comparison: self.compare(), thresholds, failures: Vec::new() };
+        let (shapes, comparison) = (self.shapes.clone(), self.comparison());
+        let mut verdict = Verdict { comparison, thresholds, failures: Vec::new() };
         let Thresholds { max_abs, min_cosine, mean_cosine, min_top1 } = thresholds;
         if ![max_abs, min_cosine, mean_cosine, min_top1].iter().all(|x| x.is_finite()) {
             // Nothing is larger or smaller than NaN: such a threshold would let everything pass.
             verdict.failures.push(format!("cannot be judged by {thresholds:?}"));
         }
-        if let Some((reference, found)) = &self.shapes {
+        if let Some((reference, found)) = shapes {
             verdict.failures.push(format!("has shape {found:?} where the reference has {reference:?}"));
         } else if verdict.comparison.rows == 0 {
             verdict.failures.push("there is nothing to compare".to_owned());
@@ -269,54 +334,18 @@ impl Gate {
         verdict
     }
 
-    fn compare(&self) -> Comparison {
-        let mut result = Comparison {
-            output: self.output.clone(),
-            rows: self.rows.len(),
-            columns: self.rows.first().map_or(0, |row| row.reference.len()),
-            max_abs: 0.0,
-            worst: Worst::default(),
-            mean_abs: 0.0,
-            reference_max: 0.0,
-            cosine_min: 1.0,
-            cosine_mean: 0.0,
-            top1: None,
-            nan: 0,
-            infinite: 0,
-            differences: Vec::new(),
-            angles: Vec::new(),
-            constant: self.rows.len() > 1
-                && self.rows.windows(2).all(|pair| matches!(pair, [a, b] if a.found == b.found)),
-        };
-        let (mut sum, mut agree) = (0.0, 0);
-        let (mut differences, mut angles) = (Decades::default(), Decades::default());
-        for Row { text, reference, found } in &self.rows {
-            for (column, (&expected, &got)) in reference.iter().zip(found).enumerate() {
-                result.nan += usize::from(got.is_nan());
-                result.infinite += usize::from(got.is_infinite());
-                result.reference_max = result.reference_max.max(f64::from(expected.abs()));
-                let difference = f64::from(expected - got).abs();
-                // A NaN counts as the largest difference of all, so that it is the place that is named.
-                let difference = if difference.is_nan() { f64::INFINITY } else { difference };
-                sum += difference;
-                differences.add(difference);
-                if difference > result.max_abs {
-                    result.max_abs = difference;
-                    result.worst = Worst { text: *text, column, reference: expected, found: got };
-                }
-            }
-            let cosine = cosine(reference, found);
-            result.cosine_min = result.cosine_min.min(cosine);
-            result.cosine_mean += cosine;
-            angles.add(1.0 - cosine);
-            agree += usize::from(largest(reference) == largest(found));
+    fn comparison(self) -> Comparison {
+        let Self { scores, sofar, difference_sum, cosine_sum, agree, differences, angles, same, .. } = self;
+        let rows = sofar.rows;
+        Comparison {
+            mean_abs: difference_sum / (rows * sofar.columns).max(1) as f64,
+            cosine_mean: cosine_sum / rows.max(1) as f64,
+            top1: scores.then_some(agree),
+            differences: differences.buckets(),
+            angles: angles.buckets(),
+            constant: rows > 1 && same.is_some(),
+            ..sofar
         }
-        result.mean_abs = sum / (result.rows * result.columns).max(1) as f64;
-        result.cosine_mean /= result.rows.max(1) as f64;
-        result.top1 = self.top1.then_some(agree);
-        result.differences = differences.buckets();
-        result.angles = angles.buckets();
-        result
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use model_loader::{PoolingMode, SentenceModules};
 use model_store::{Activation, AgentName, Current, ModelStore, VersionName};
 use onnx_export::{
-    Checkpoint, ExportOptions, ExportReport, Exported, Head, LinearRange, Pattern, Pooling, Precision,
-    Ranges, SentenceHead,
+    Checkpoint, ExportOptions, ExportReport, Exported, Head, LinearRange, Pattern, Precision, Ranges,
+    SentenceHead,
 };
 use serde::Serialize;
 
@@ -152,7 +151,7 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
     let folder = job.source.folder();
     let checkpoint = Checkpoint::open(folder)?;
     onnx_export::require_supported(&checkpoint)?;
-    let head = head_of(folder)?;
+    let head = head_of(&checkpoint)?;
     let mut options = ExportOptions::new(head, job.precision);
     options.keep_fp32.clone_from(&job.keep_fp32);
     if job.precision.needs_calibration() {
@@ -167,7 +166,8 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
         exported.report.onnx_sha256.clear();
     }
     let longest = exported.report.max_sequence;
-    let profile = job.profile.unwrap_or_else(|| Profile::DEFAULT.capped(longest));
+    let default = if checkpoint.is_decoder() { Profile::DECODER } else { Profile::DEFAULT };
+    let profile = job.profile.unwrap_or_else(|| default.capped(longest));
     let asked = profile.sequence.max;
     if asked as usize > longest {
         return Err(CompileError::Profile { asked, longest });
@@ -191,11 +191,19 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
         files: files_of(&job.source, &checkpoint)?,
         profile,
         targets: job.targets.clone(),
-        thresholds: job.thresholds.unwrap_or_else(|| Thresholds::of(job.precision)),
+        thresholds: job.thresholds.unwrap_or_else(|| thresholds(job.precision, &options.head)),
         export: exported.report.clone(),
         exported,
         options,
     })
+}
+
+fn thresholds(precision: Precision, head: &Head) -> Thresholds {
+    let table = Thresholds::of(precision);
+    match head {
+        Head::SentenceEmbedding(_) | Head::SequenceClassification => table,
+        Head::HiddenStates | Head::TokenClassification | Head::CausalLm { .. } => table.by_token(),
+    }
 }
 
 /// Ranges in the shape of those that calibration will find, so that everything else about the graph can be told.
@@ -214,26 +222,17 @@ fn stand_in_ranges(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<R
 }
 
 /// What the graph of this folder gives.
-fn head_of(folder: &Path) -> Result<Head, CompileError> {
-    Ok(match model_loader::Head::detect(folder).map_err(CompileError::Reference)? {
-        model_loader::Head::HiddenStates => Head::HiddenStates,
+fn head_of(checkpoint: &Checkpoint) -> Result<Head, CompileError> {
+    if checkpoint.is_decoder() {
+        return Ok(Head::CausalLm { cache: false });
+    }
+    if let Some(head) = SentenceHead::read(checkpoint)? {
+        return Ok(Head::SentenceEmbedding(head));
+    }
+    let head = model_loader::Head::detect(checkpoint.folder()).map_err(CompileError::Reference)?;
+    Ok(match head {
         model_loader::Head::SequenceClassification => Head::SequenceClassification,
-        model_loader::Head::SentenceEmbedding => {
-            let modules = SentenceModules::read(folder).map_err(CompileError::Reference)?;
-            let pooling = modules.pooling.modes.iter().map(|mode| match mode {
-                PoolingMode::Cls => Pooling::Cls,
-                PoolingMode::Max => Pooling::Max,
-                PoolingMode::Mean => Pooling::Mean,
-                PoolingMode::MeanSqrtLen => Pooling::MeanSqrtLen,
-                PoolingMode::WeightedMean => Pooling::WeightedMean,
-                PoolingMode::LastToken => Pooling::LastToken,
-            });
-            Head::SentenceEmbedding(SentenceHead {
-                pooling: pooling.collect(),
-                normalize: modules.normalize,
-                steps: Vec::new(),
-            })
-        }
+        model_loader::Head::HiddenStates | model_loader::Head::SentenceEmbedding => Head::HiddenStates,
     })
 }
 

@@ -27,6 +27,7 @@ mod run;
 mod runtimes;
 pub mod session;
 mod stale;
+mod subject;
 pub mod target;
 pub mod texts;
 

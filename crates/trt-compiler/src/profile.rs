@@ -30,6 +30,11 @@ impl Profile {
     pub const DEFAULT: Self =
         Self { batch: Span { min: 1, opt: 8, max: 64 }, sequence: Span { min: 1, opt: 128, max: 512 } };
 
+    /// For a language model, which gives a number for each word of its vocabulary after each token: 1 text of 1 to 1024
+    /// tokens, best at 128.
+    pub const DECODER: Self =
+        Self { batch: Span { min: 1, opt: 1, max: 1 }, sequence: Span { min: 1, opt: 128, max: 1024 } };
+
     /// The same profile with no sequence longer than the model's positions.
     #[must_use]
     pub fn capped(mut self, max_sequence: usize) -> Self {

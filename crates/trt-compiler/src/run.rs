@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use model_loader::{ModelConfig, Reference, TokenBatch, Tokenizer, Tokens};
+use model_loader::{TokenBatch, Tokens};
 use model_store::{
     Digest, FileEntry, FinalizeOptions, MoveOptions, PayloadPath, Policy, Progress, Published, Staging,
     StoreError, VersionName, human_size, with_causes,
@@ -27,6 +27,7 @@ use crate::observer::{Observer, Step};
 use crate::report;
 use crate::runtimes::RtxLibraries;
 use crate::session::OnnxRuntime;
+use crate::subject::{Subject, Words};
 use crate::target::{self, Target};
 
 /// Name of the graph in a version.
@@ -203,10 +204,8 @@ impl Run<'_> {
         };
         let Calibration { texts, source, method } = calibration;
         self.step(Step::Calibrate, |run| {
-            let config = ModelConfig::from_dir(staging.path()).map_err(CompileError::Reference)?;
-            let tokenizer = Tokenizer::from_dir(staging.path(), &config).map_err(CompileError::Reference)?;
-            let batches: Vec<_> =
-                batches(texts, plan, &config, &tokenizer)?.into_iter().map(|it| it.1).collect();
+            let words = Words::open(staging.path(), &plan.options.head)?;
+            let batches: Vec<_> = batches(texts, plan, &words)?.into_iter().map(|it| it.1).collect();
             let request = calibrate::Request {
                 runtime,
                 folder: staging.path(),
@@ -273,9 +272,10 @@ impl Run<'_> {
             let summary = passed(&verdict);
             Ok((verdict, summary))
         })?;
+        let by = if matches!(plan.export.head, Head::CausalLm { .. }) { "candle" } else { "own kernels" };
         let reference = job.reference.as_deref().map_or_else(
-            || "the model itself, own kernels, fp32".to_owned(),
-            |folder| format!("{}, own kernels, fp32", folder.display()),
+            || format!("the model itself, {by}, fp32"),
+            |folder| format!("{}, {by}, fp32", folder.display()),
         );
         let tools = json!({
             "trt-compiler": env!("CARGO_PKG_VERSION"),
@@ -314,20 +314,22 @@ impl Run<'_> {
             }
         };
         let mut session = runtime.load(&onnx, staging.path())?;
-        let config = ModelConfig::from_dir(staging.path()).map_err(CompileError::Reference)?;
-        let tokenizer = Tokenizer::from_dir(staging.path(), &config).map_err(CompileError::Reference)?;
-        let batches = batches(&job.texts, plan, &config, &tokenizer)?;
+        let words = Words::open(staging.path(), &plan.options.head)?;
+        let batches = batches(&job.texts, plan, &words)?;
         // The files it came from, not the copies: what copying did to them shows as well.
         let folder = job.reference.as_deref().unwrap_or_else(|| job.source.folder());
-        let reference = Reference::from_dir(folder, loader_head(&plan.export.head));
-        let reference = reference.map_err(CompileError::Reference)?;
+        let reference = Subject::open(folder, &plan.export.head)?;
         let output = plan.export.head.output();
-        let mut gate = Gate::new(output, matches!(plan.export.head, Head::SequenceClassification));
+        let scores = matches!(
+            plan.export.head,
+            Head::SequenceClassification | Head::TokenClassification | Head::CausalLm { .. }
+        );
+        let mut gate = Gate::new(output, scores);
         let total = batches.len() as u64;
         for (done, (texts, batch)) in (0..).zip(&batches) {
             self.interrupt.check()?;
             self.observer.progress(Step::Check, done, total, "");
-            let expected = reference.run(batch).map_err(CompileError::Reference)?;
+            let expected = reference.run(batch)?;
             gate.add(batch, texts, &expected, &session.run(batch, output)?);
         }
         let how = match job.precision {
@@ -351,11 +353,10 @@ impl Run<'_> {
         verdict: &Verdict,
         onnx: &[u8],
     ) -> Result<Explanation, CompileError> {
-        let config = ModelConfig::from_dir(staging.path()).map_err(CompileError::Reference)?;
-        let tokenizer = Tokenizer::from_dir(staging.path(), &config).map_err(CompileError::Reference)?;
+        let words = Words::open(staging.path(), &plan.options.head)?;
         let number = verdict.comparison.worst.text.clamp(1, self.job.texts.len());
         let text = &self.job.texts[number - 1..number];
-        let mut tokens = tokenizer.encode_batch(text).map_err(CompileError::Reference)?;
+        let mut tokens = words.encode(text)?;
         for tokens in &mut tokens {
             cut(tokens, plan);
         }
@@ -365,7 +366,7 @@ impl Run<'_> {
             onnx,
             options: &plan.options,
             thresholds: plan.thresholds,
-            text: (number, &TokenBatch::pad(&tokens, tokenizer.pad_id())),
+            text: (number, &TokenBatch::pad(&tokens, words.pad_id())),
             interrupt: self.interrupt,
         })
     }
@@ -499,11 +500,9 @@ fn passed(verdict: &Verdict) -> String {
 fn batches(
     texts: &[String],
     plan: &Plan,
-    config: &ModelConfig,
-    tokenizer: &Tokenizer,
+    words: &Words,
 ) -> Result<Vec<(Vec<usize>, TokenBatch)>, CompileError> {
-    let mut texts: Vec<(usize, Tokens)> =
-        (1..).zip(tokenizer.encode_batch(texts).map_err(CompileError::Reference)?).collect();
+    let mut texts: Vec<(usize, Tokens)> = (1..).zip(words.encode(texts)?).collect();
     for (_, tokens) in &mut texts {
         cut(tokens, plan);
     }
@@ -517,7 +516,7 @@ fn batches(
         }
     }
     let segments = plan.export.inputs.iter().any(|input| input.name == "token_type_ids");
-    if let Some(first) = groups.first().filter(|_| segments && config.type_vocab_size > 1) {
+    if let Some(first) = groups.first().filter(|_| segments && words.tells_segments()) {
         let mut paired = first.clone();
         for (_, tokens) in &mut paired {
             let half = tokens.len() / 2;
@@ -526,7 +525,7 @@ fn batches(
         groups.push(paired);
     }
     let pad = |group: Vec<(usize, Tokens)>| {
-        let batch = TokenBatch::pad(group.iter().map(|(_, tokens)| tokens), tokenizer.pad_id());
+        let batch = TokenBatch::pad(group.iter().map(|(_, tokens)| tokens), words.pad_id());
         (group.into_iter().map(|(number, _)| number).collect(), batch)
     };
     Ok(groups.into_iter().map(pad).collect())
@@ -537,17 +536,6 @@ fn cut(tokens: &mut Tokens, plan: &Plan) {
     let longest = plan.profile.sequence.max as usize;
     tokens.ids.truncate(longest);
     tokens.type_ids.truncate(longest);
-}
-
-fn loader_head(head: &Head) -> model_loader::Head {
-    match head {
-        // No job asks for tokens' classes or a language model yet: `head_of` knows three heads.
-        Head::HiddenStates | Head::TokenClassification | Head::CausalLm { .. } => {
-            model_loader::Head::HiddenStates
-        }
-        Head::SentenceEmbedding(_) => model_loader::Head::SentenceEmbedding,
-        Head::SequenceClassification => model_loader::Head::SequenceClassification,
-    }
 }
 
 fn payload_path(name: &str) -> Result<PayloadPath, CompileError> {

@@ -78,7 +78,7 @@ fn origin(store: &ModelStore, metadata: &Map<String, Value>) -> Option<String> {
             "store" => {
                 let agent: AgentName = text("agent")?.parse().ok()?;
                 let version: VersionName = text("version")?.parse().ok()?;
-                metadata = store.get_version(&agent, &version).ok()??.manifest().metadata.clone();
+                metadata.clone_from(&store.get_version(&agent, &version).ok()??.manifest().metadata);
             }
             _ => return None,
         }

@@ -60,6 +60,13 @@ impl Norm {
     }
 }
 
+/// Whose logits are wanted.
+#[derive(Clone, Copy)]
+enum Wanted {
+    All,
+    Last,
+}
+
 impl Decoder {
     /// Reads all weights; an error names the file and the tensor.
     pub(crate) fn load(
@@ -94,6 +101,15 @@ impl Decoder {
 
     /// The logits of the last of the tokens, which come after those of the cache: one for each word of the vocabulary.
     pub(crate) fn logits(&self, ids: &[u32], cache: &mut Cache) -> Result<Vec<f32>, LoadError> {
+        self.run(ids, cache, Wanted::Last)
+    }
+
+    /// The logits of each of the tokens, `[tokens, vocabulary]`.
+    pub(crate) fn all_logits(&self, ids: &[u32]) -> Result<Vec<f32>, LoadError> {
+        self.run(ids, &mut self.cache(), Wanted::All)
+    }
+
+    fn run(&self, ids: &[u32], cache: &mut Cache, wanted: Wanted) -> Result<Vec<f32>, LoadError> {
         let LmConfig { vocab_size, max_positions, .. } = self.config;
         if ids.is_empty() {
             return Err(LoadError::Tokens("there are none to continue; give at least one".to_owned()));
@@ -109,18 +125,23 @@ impl Decoder {
                 "token id {id} where its vocabulary has {vocab_size} entries; the tokenizer belongs to another model"
             )));
         }
-        let mut last = None;
-        for piece in ids.chunks(PIECE_TOKENS) {
-            last = Some(
-                self.forward(piece, cache).map_err(LoadError::compute("a layer of the language model"))?,
-            );
+        let mut logits = Vec::new();
+        let pieces = ids.len().div_ceil(PIECE_TOKENS);
+        for (index, piece) in ids.chunks(PIECE_TOKENS).enumerate() {
+            let vectors =
+                self.forward(piece, cache).map_err(LoadError::compute("a layer of the language model"))?;
+            let vectors = match wanted {
+                Wanted::All => Ok(vectors),
+                Wanted::Last if index + 1 == pieces => vectors.narrow(0, piece.len() - 1, 1),
+                Wanted::Last => continue,
+            };
+            let found = vectors.and_then(|vectors| self.project(&vectors));
+            logits.extend(found.map_err(LoadError::compute("the logits"))?);
         }
-        let logits = last.map(|last| self.project(&last)).transpose();
-        let logits = logits.map_err(LoadError::compute("the logits"))?.unwrap_or_default();
         if all_finite(&logits) { Ok(logits) } else { Err(LoadError::NotFinite { row: 0 }) }
     }
 
-    /// The last token's vector after all layers, `[1, hidden]`.
+    /// The tokens' vectors after all layers, `[tokens, hidden]`, before the last norm.
     fn forward(&self, ids: &[u32], cache: &mut Cache) -> candle_core::Result<Tensor> {
         let (start, count) = (cache.len(), ids.len());
         let mut x = self.words.rows(&Tensor::new(ids, &self.device)?)?.to_dtype(self.dtype)?;
@@ -135,11 +156,12 @@ impl Decoder {
             x = layer.forward(&x, index, &turns, &views[known].1, cache)?;
         }
         cache.advance(count);
-        self.norm.forward(&x.narrow(0, count - 1, 1)?)
+        Ok(x)
     }
 
-    fn project(&self, last: &Tensor) -> candle_core::Result<Vec<f32>> {
-        self.head.product(last)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()
+    fn project(&self, vectors: &Tensor) -> candle_core::Result<Vec<f32>> {
+        let logits = self.head.product(&self.norm.forward(vectors)?)?;
+        logits.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
     }
 }
 

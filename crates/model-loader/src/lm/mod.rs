@@ -35,7 +35,7 @@ use crate::lm::gguf::Gguf;
 use crate::lm::gguf_model::GgufTensors;
 use crate::lm::lora::Adapter;
 use crate::lm::tensors::Safetensors;
-use crate::lm::text::LmTokenizer;
+pub use crate::lm::text::LmTokenizer;
 use crate::resolve::{ResolveOptions, ResolvedModel};
 use crate::weights::Weights;
 use crate::{LoadError, Model as _};
@@ -133,7 +133,7 @@ impl CausalLm {
         let source =
             Safetensors { weights: &weights, adapter: adapter.as_ref(), dtype, device: device.clone() };
         let decoder = Decoder::load(config, &source, dtype, device)?;
-        let tokenizer = LmTokenizer::from_dir(dir)?.ok_or_else(|| no_tokenizer(dir))?;
+        let tokenizer = LmTokenizer::from_dir(dir)?;
         Self::new(dir, decoder, tokenizer, ChatTemplate::from_dir(dir)?)
     }
 
@@ -157,7 +157,7 @@ impl CausalLm {
         let dtype = if unpack { options.precision.dtype(&device, path)? } else { DType::F32 };
         let source = GgufTensors { gguf: &gguf, dtype, unpack, device: device.clone() };
         let decoder = Decoder::load(config, &source, dtype, device)?;
-        let tokenizer = match LmTokenizer::from_dir(dir)? {
+        let tokenizer = match LmTokenizer::find(dir)? {
             Some(tokenizer) => tokenizer,
             None => gguf_tokenizer::tokenizer(&gguf)?,
         };
@@ -257,6 +257,14 @@ impl CausalLm {
     /// As [`generate_stream`](Self::generate_stream).
     pub fn logits(&self, prompt: impl Into<Prompt>) -> Result<Vec<f32>, LoadError> {
         self.decoder.logits(&self.tokens(prompt)?, &mut self.decoder.cache())
+    }
+
+    /// The logits after each of these tokens, `[tokens, vocabulary]`: what a graph of the model is held against.
+    ///
+    /// # Errors
+    /// As [`generate_stream`](Self::generate_stream).
+    pub fn all_logits(&self, tokens: &[u32]) -> Result<Vec<f32>, LoadError> {
+        self.decoder.all_logits(tokens)
     }
 
     /// Continues a prompt piece by piece.

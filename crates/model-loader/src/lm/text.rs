@@ -12,13 +12,22 @@ const KEPT_TOKENS: usize = 16;
 
 /// The tokenizer of a language model: no truncation, no padding.
 #[derive(Debug, Clone)]
-pub(crate) struct LmTokenizer {
+pub struct LmTokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
 }
 
 impl LmTokenizer {
-    pub(crate) fn from_dir(dir: &Path) -> Result<Option<Self>, LoadError> {
+    /// Reads `tokenizer.json` in a folder.
+    ///
+    /// # Errors
+    /// A [`LoadError`] that names the file.
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self, LoadError> {
+        let dir = dir.as_ref();
+        Self::find(dir)?.ok_or_else(|| super::no_tokenizer(dir))
+    }
+
+    pub(crate) fn find(dir: &Path) -> Result<Option<Self>, LoadError> {
         let path = dir.join("tokenizer.json");
         let Some(bytes) = files::read(&path)? else { return Ok(None) };
         let inner = tokenizers::Tokenizer::from_bytes(bytes)
@@ -33,7 +42,11 @@ impl LmTokenizer {
         Ok(Self { inner, path })
     }
 
-    pub(crate) fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, LoadError> {
+    /// The tokens of a text, with those that the tokenizer puts around it or without.
+    ///
+    /// # Errors
+    /// [`LoadError::Tokenizer`] when the tokenizer does not cover the text.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, LoadError> {
         let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(|e| self.failed(e))?;
         Ok(encoding.get_ids().to_vec())
     }

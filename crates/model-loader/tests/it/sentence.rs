@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use model_loader::{
-    Chunking, EmbedOptions, LoadError, Quantization, Quantized, Ranges, SentenceEmbedder, SentenceModules,
-    Similarity, quantize,
+    Chunking, EmbedOptions, LoadError, Quantization, Quantized, Ranges, SentenceEmbedder, Similarity,
+    quantize,
 };
 use model_store::exit;
 use safetensors::SafeTensors;
@@ -348,20 +348,6 @@ fn modules_that_cannot_be_run_are_refused_by_name() {
         refused,
         &["similarity_fn_name", "hamming", "manhattan"],
     );
-}
-
-/// A graph that leaves out a `Dense` gives other vectors than the model does.
-#[test]
-fn modules_with_weights_are_not_for_graphs() {
-    let check = |folder: &str, at: Option<&str>, module: &str| {
-        let error = SentenceModules::read(assemble(folder, at).path()).unwrap_err();
-        check_error(folder, &error, exit::REFUSED, &["modules.json", module]);
-    };
-    check("dense", Some(""), "Dense");
-    check("layer-norm", Some(""), "LayerNorm");
-    check("static", None, "StaticEmbedding");
-    let plain = SentenceModules::read(assemble("prompts", Some("")).path()).unwrap();
-    assert!(plain.normalize);
 }
 
 #[test]

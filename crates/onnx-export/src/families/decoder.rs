@@ -243,7 +243,7 @@ impl Decoder {
         let (size, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
         graph.within("lm_head", |graph| {
             let dtype = graph.compute_type();
-            let logits = graph.product(hidden, &tensor, (size, vocabulary), dtype)?;
+            let logits = graph.fine_product(hidden, &tensor, (size, vocabulary), dtype)?;
             heads::by_sentence(graph, &logits, vocabulary)
         })
     }

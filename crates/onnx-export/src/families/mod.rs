@@ -35,6 +35,9 @@ pub const SUPPORTED: &[&str] = &[
     "qwen3",
 ];
 
+/// Those that continue texts.
+pub(crate) const DECODERS: &[&str] = &["llama", "mistral", "qwen2", "qwen3"];
+
 /// What every family can do: write its layers into a graph.
 pub(crate) trait Family {
     /// Size of a token vector.

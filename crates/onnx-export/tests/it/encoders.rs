@@ -16,6 +16,7 @@ const FAMILIES: [&str; 10] = [
     "bert",
     "camembert",
     "deberta-v2",
+    "deberta-v2-plain",
     "distilbert",
     "electra",
     "modernbert-cls",

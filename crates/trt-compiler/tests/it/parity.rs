@@ -28,6 +28,73 @@ fn every_model_passes_the_gate_in_every_precision() {
     }
 }
 
+/// A fixture of the loader: a tiny random model of a family.
+fn fixture(parts: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for part in parts {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-loader/tests/data").join(part);
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_file() && !matches!(name, "outputs.safetensors") {
+                std::fs::copy(&path, folder.path().join(name)).unwrap();
+            }
+        }
+    }
+    folder
+}
+
+/// The whole job for a model of each family, language models among them, in floats and in 8 bits.
+///
+/// Tiny random weights are the worst case for 8 bits and for bf16: what is asked of them is that the job does them, not
+/// that they pass.
+#[test]
+fn every_family_goes_through_the_job() {
+    let Some(runtimes) = runtimes() else { return };
+    let encoders = [
+        "albert",
+        "bert",
+        "camembert",
+        "deberta-v2",
+        "deberta-v2-plain",
+        "distilbert",
+        "electra",
+        "modernbert-cls",
+        "modernbert-mean",
+        "mpnet",
+        "xlm-roberta",
+    ];
+    let decoders = ["lm-llama", "lm-llama-tied", "lm-mistral", "lm-qwen2", "lm-qwen3"];
+    let loose = Thresholds { max_abs: 9.0, min_cosine: -1.0, mean_cosine: -1.0, min_top1: 0.0 };
+    let encoders = encoders.map(|name| (name, fixture(&[&format!("encoders/{name}")])));
+    let decoders = decoders.map(|name| (name, fixture(&[name, "lm-tokenizer"])));
+    for (name, folder) in encoders.iter().chain(&decoders) {
+        let store = tempfile::tempdir().unwrap();
+        for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
+            let calibration = precision.needs_calibration().then(|| Calibration {
+                texts: prose().into_iter().take(16).collect(),
+                source: "prose".to_owned(),
+                method: Method::default(),
+            });
+            let thresholds = (precision == Precision::Int8).then_some(loose);
+            let job =
+                Job { calibration, thresholds, ..job(store.path(), folder.path(), precision, &runtimes) };
+            let outcome = trt_compiler::run(&job, &(), &Interrupt::default());
+            let outcome = outcome.unwrap_or_else(|error| panic!("{name} in {precision}: {error}"));
+            let measured = &outcome.evidence.verdict.comparison;
+            eprintln!(
+                "{name} in {precision}: {} rows, max abs {:.1e} of {:.1e}, cosine mean {:.6}, min {:.6}",
+                measured.rows,
+                measured.max_abs,
+                measured.reference_max,
+                measured.cosine_mean,
+                measured.cosine_min
+            );
+            assert!(measured.cosine_mean > 0.9, "{name} in {precision}: {measured:?}");
+        }
+    }
+}
+
 /// The portable lowering, which no engine is built from, on ONNX Runtime.
 #[test]
 fn the_portable_lowering_computes_the_same() {
