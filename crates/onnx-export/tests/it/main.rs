@@ -11,5 +11,6 @@ mod decoders;
 mod encoders;
 mod files;
 mod graphs;
+mod scale;
 mod sentences;
 mod support;
