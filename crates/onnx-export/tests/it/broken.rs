@@ -7,7 +7,7 @@ use onnx_export::{Checkpoint, ExportOptions, Head, Precision, export};
 use serde_json::json;
 use toy_store::Kind;
 
-use crate::support::{set_config, toy};
+use crate::support::{copy_of, set_config, toy};
 
 /// What a row does to a sound folder.
 type Break = fn(&Path);
@@ -123,4 +123,63 @@ fn a_head_without_weights_is_refused() {
     let error = export(&Checkpoint::open(folder.path()).unwrap(), &options).unwrap_err();
     assert!(error.to_string().contains("classifier.weight"), "{error}");
     assert_eq!(error.exit_code(), 6);
+}
+
+/// What would change the numbers and is not computed here is refused by name; what makes no sense is an error.
+#[test]
+fn settings_of_every_family_are_computed_or_refused_by_name() {
+    let check = |model: &str, key: &str, value: serde_json::Value, head: Head, code: u8, parts: &[&str]| {
+        let row = format!("{model}, {key} {value}");
+        let folder = copy_of(&[model]);
+        set_config(folder.path(), key, value);
+        let result = Checkpoint::open(folder.path())
+            .and_then(|checkpoint| export(&checkpoint, &ExportOptions::new(head, Precision::Fp16)));
+        let Err(error) = result else { panic!("{row}: exported") };
+        let text = error.to_string();
+        assert_eq!(error.exit_code(), code, "{row}: {text}");
+        for part in parts {
+            assert!(text.contains(part), "{row}: {part:?} is not in {text}");
+        }
+    };
+    let lm = || Head::CausalLm { cache: true };
+    let yarn = json!({ "rope_type": "yarn", "factor": 4.0 });
+    check("lm-llama", "rope_parameters", yarn, lm(), 6, &["yarn", "llama3"]);
+    let partial = json!({ "rope_theta": 1e4, "partial_rotary_factor": 0.5 });
+    check("lm-llama", "rope_parameters", partial, lm(), 6, &["partial_rotary_factor 0.5"]);
+    check("lm-llama", "rope_parameters", json!({ "rope_type": "linear" }), lm(), 4, &["factor"]);
+    check("lm-llama", "rope_parameters", json!({ "rope_theta": -1.0 }), lm(), 4, &["rope_theta -1"]);
+    let scaled =
+        json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0 });
+    check("lm-llama", "rope_parameters", scaled, lm(), 4, &["low_freq_factor 4"]);
+    check("lm-llama", "quantization_config", json!({ "quant_method": "gptq" }), lm(), 6, &["gptq", "BF16"]);
+    check("lm-llama", "hidden_act", json!("snake"), lm(), 6, &["snake"]);
+    check("lm-llama", "num_key_value_heads", json!(3), lm(), 4, &["multiple", "3"]);
+    check("lm-llama", "head_dim", json!(7), lm(), 4, &["size 7"]);
+    check("lm-llama", "attention_bias", json!(true), lm(), 4, &["q_proj.bias"]);
+    check("lm-llama", "vocab_size", json!(321), lm(), 4, &["embed_tokens", "[320, 32]"]);
+    check("lm-mistral", "sliding_window", json!(0), lm(), 4, &["sliding_window"]);
+    check("lm-qwen3", "layer_types", json!(["full_attention"]), lm(), 4, &["1 layers of 2"]);
+    let chunked = json!(["full_attention", "chunked_attention"]);
+    check("lm-qwen3", "layer_types", chunked, lm(), 6, &["chunked_attention"]);
+    let sliding = json!(["full_attention", "sliding_attention"]);
+    check("lm-qwen3", "layer_types", sliding, lm(), 4, &["sliding_window"]);
+    check("lm-llama", "x", json!(0), Head::SequenceClassification, 6, &["sequence classification"]);
+    check("lm-llama", "x", json!(0), Head::TokenClassification, 6, &["token classification"]);
+    check("encoders/bert", "x", json!(0), lm(), 6, &["language model", "hidden states"]);
+    check("encoders/mpnet", "x", json!(0), Head::TokenClassification, 6, &["token", "classifier.weight"]);
+    let hidden = || Head::HiddenStates;
+    check("encoders/albert", "num_hidden_groups", json!(2), hidden(), 6, &["2 groups", "num_hidden_groups"]);
+    check("encoders/deberta-v2", "conv_kernel_size", json!(3), hidden(), 6, &["conv_kernel_size 3"]);
+    check("encoders/deberta-v2", "position_buckets", json!(8), hidden(), 4, &["rel_embeddings", "[16, 32]"]);
+    check(
+        "encoders/modernbert-cls",
+        "classifier_pooling",
+        json!("max"),
+        hidden(),
+        6,
+        &["classifier_pooling"],
+    );
+    check("encoders/modernbert-cls", "num_attention_heads", json!(8), hidden(), 4, &["size 3"]);
+    check("encoders/modernbert-cls", "layer_types", json!([]), hidden(), 4, &["0 layers of 4"]);
+    check("encoders/distilbert", "n_heads", json!(0), hidden(), 4, &["multiple"]);
 }

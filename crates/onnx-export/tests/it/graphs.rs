@@ -13,7 +13,7 @@ use prost::Message;
 use serde_json::json;
 use toy_store::Kind;
 
-use crate::support::{roberta, toy};
+use crate::support::{copy_of, fixture, roberta, set_config, toy};
 
 fn options(head: Head, precision: Precision, lowering: Lowering) -> ExportOptions {
     ExportOptions { lowering, ..ExportOptions::new(head, precision) }
@@ -97,6 +97,141 @@ fn every_head_in_every_precision_and_lowering_is_sound_and_small() {
             }
         }
     }
+}
+
+#[test]
+fn every_family_is_sound_in_every_precision_and_lowering() {
+    let last = Head::SentenceEmbedding(SentenceHead {
+        pooling: vec![Pooling::LastToken],
+        ..SentenceHead::default()
+    });
+    let encoder = [Head::HiddenStates, Head::SequenceClassification, last.clone()];
+    let decoder = [Head::CausalLm { cache: false }, Head::CausalLm { cache: true }, Head::HiddenStates, last];
+    let encoders =
+        ["albert", "deberta-v2", "distilbert", "electra", "modernbert-cls", "mpnet", "xlm-roberta"];
+    let decoders = ["llama", "llama-tied", "mistral", "qwen2-window", "qwen3"];
+    let encoders = encoders.map(|name| (format!("encoders/{name}"), encoder.as_slice()));
+    let decoders = decoders.map(|name| (format!("lm-{name}"), decoder.as_slice()));
+    for (name, heads) in encoders.iter().chain(&decoders) {
+        for head in *heads {
+            for precision in Precision::ALL {
+                for lowering in [Lowering::Portable, Lowering::TensorRt] {
+                    let row = format!("{name}, {}, {precision}, {lowering:?}", head.output());
+                    let exported = exported(&fixture(name), &options(head.clone(), precision, lowering));
+                    let (graph, report) = (graph(&exported), &exported.report);
+                    check_sound(&row, &graph);
+                    assert!(exported.onnx.len() < 100_000, "{row}: {} bytes", exported.onnx.len());
+                    assert_eq!(report.outputs[0].name, head.output(), "{row}");
+                    assert_eq!(report.outputs[0].dtype, DataType::F32, "{row}");
+                    assert_eq!(report.operators.values().sum::<usize>(), report.nodes, "{row}");
+                    let is_low = precision.compute_type() != DataType::F32;
+                    assert_eq!(report.kept_fp32.is_empty(), !is_low, "{row}: {:?}", report.kept_fp32);
+                }
+            }
+        }
+    }
+}
+
+/// The names that optimum and onnxruntime-genai have.
+#[test]
+fn a_decoder_with_a_cache_says_so_in_its_inputs_and_outputs() {
+    let options = options(Head::CausalLm { cache: true }, Precision::Fp16, Lowering::TensorRt);
+    let report = exported(&fixture("lm-mistral"), &options).report;
+    let shown = |all: &[onnx_export::TensorDescription]| -> Vec<String> {
+        let one = |tensor: &onnx_export::TensorDescription| {
+            format!("{} {:?} {}", tensor.name, tensor.dtype, tensor.shape.join(" "))
+        };
+        all.iter().map(one).collect()
+    };
+    assert_eq!(
+        shown(&report.inputs),
+        [
+            "input_ids I64 batch sequence",
+            "attention_mask I64 batch total_sequence",
+            "past_key_values.0.key F16 batch 2 past_sequence 16",
+            "past_key_values.0.value F16 batch 2 past_sequence 16",
+            "past_key_values.1.key F16 batch 2 past_sequence 16",
+            "past_key_values.1.value F16 batch 2 past_sequence 16",
+        ]
+    );
+    assert_eq!(
+        shown(&report.outputs),
+        [
+            "logits F32 batch sequence 320",
+            "present.0.key F16 batch 2 total_sequence 16",
+            "present.0.value F16 batch 2 total_sequence 16",
+            "present.1.key F16 batch 2 total_sequence 16",
+            "present.1.value F16 batch 2 total_sequence 16",
+        ]
+    );
+    // Two layers: an attention each, two norms each and the last one, queries and keys turned.
+    let count = |operator: &str| report.operators.get(operator).copied().unwrap_or_default();
+    assert_eq!(["Attention", "RMSNormalization", "RotaryEmbedding"].map(count), [2, 5, 4]);
+}
+
+#[test]
+fn the_report_says_what_was_cast_and_what_was_kept() {
+    let mut options = options(Head::CausalLm { cache: false }, Precision::Fp16, Lowering::Portable);
+    options.keep_fp32 = vec![Pattern::new("layers.1.mlp.down_proj").unwrap()];
+    let report = exported(&fixture("lm-llama-tied"), &options).report;
+    let kept: Vec<String> =
+        report.kept_fp32.iter().map(|kept| format!("{}: {}", kept.module, kept.why)).collect();
+    for line in [
+        "layers.*.self_attn: the softmax of attention",
+        "layers.*.input_layernorm: the mean square of the norm",
+        "layers.1.mlp.down_proj: asked for by \"layers.1.mlp.down_proj\"",
+    ] {
+        assert!(kept.iter().any(|kept| kept == line), "{line:?} is not in {kept:#?}");
+    }
+    let cast = |from, to| {
+        let found = report.casts.iter().find(|cast| (cast.from, cast.to) == (from, to));
+        found.map(|cast| cast.count).unwrap_or_default()
+    };
+    // Stored in bfloat16: 16 tensors a layer, the embeddings and the last norm, of which one product stays in fp32.
+    assert_eq!(cast(DataType::Bf16, DataType::F16), 2 * 16 + 2 - 2);
+    assert_eq!(cast(DataType::Bf16, DataType::F32), 2);
+    assert_eq!(report.weight_casts, 2 * 16 + 2);
+}
+
+#[test]
+fn tied_weights_are_one_initializer() {
+    let weights = |name: &str| {
+        let options = options(Head::CausalLm { cache: false }, Precision::Fp32, Lowering::TensorRt);
+        let exported = exported(&fixture(name), &options);
+        let graph = graph(&exported);
+        let mut names: Vec<_> = graph
+            .initializer
+            .iter()
+            .filter(|tensor| tensor.data_location() == 1)
+            .map(|t| t.name().to_owned())
+            .collect();
+        let bytes: u64 = names
+            .iter()
+            .map(|name| {
+                let checkpoint = Checkpoint::open(fixture("lm-qwen3")).unwrap();
+                checkpoint.tensor(name).map(|tensor| tensor.length_bytes).unwrap_or_default()
+            })
+            .sum();
+        names.sort_unstable();
+        (names, bytes, exported.report.weight_bytes)
+    };
+    let (names, bytes, reported) = weights("lm-qwen3");
+    assert!(!names.contains(&"lm_head.weight".to_owned()), "{names:?}");
+    assert_eq!(names.iter().filter(|name| name.as_str() == "model.embed_tokens.weight").count(), 1);
+    assert_eq!(bytes, reported, "every byte is counted once");
+    assert!(weights("lm-llama").0.contains(&"lm_head.weight".to_owned()));
+}
+
+/// A bare model, saved without its head, has no prefix and gives hidden states only.
+#[test]
+fn a_decoder_without_its_last_product_is_named_as_such() {
+    let folder = copy_of(&["lm-qwen3"]);
+    set_config(folder.path(), "tie_word_embeddings", json!(false));
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let error = export(&checkpoint, &ExportOptions::new(Head::CausalLm { cache: false }, Precision::Fp32));
+    let error = error.unwrap_err();
+    assert!(error.to_string().contains("lm_head.weight"), "{error}");
+    export(&checkpoint, &ExportOptions::new(Head::HiddenStates, Precision::Fp32)).unwrap();
 }
 
 #[test]
