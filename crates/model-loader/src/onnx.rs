@@ -174,7 +174,10 @@ impl OnnxSession {
         let feed: Vec<(String, SessionInputValue<'_>)> =
             inputs.into_iter().map(|(name, tensor)| (name, tensor.into_value().into())).collect();
         let outputs = self.session.run(feed).map_err(|error| refused(RUN, &error))?;
-        Ok(outputs.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect())
+        Ok(outputs
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), OnnxTensor::from_value(value)))
+            .collect())
     }
 }
 

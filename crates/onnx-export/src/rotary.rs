@@ -1,4 +1,4 @@
-//! Rotary positions (Su et al., "RoFormer", 2021), by halves: element `i` of a head turns with element `i + size / 2`.
+//! Rotary positions (Su et al., "`RoFormer`", 2021), by halves: element `i` of a head turns with element `i + size / 2`.
 
 use serde::Deserialize;
 use serde_json::Value as Json;

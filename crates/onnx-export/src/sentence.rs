@@ -94,22 +94,24 @@ pub(crate) fn modules(folder: &Path) -> Result<Option<Vec<Module>>, ExportError>
     Ok(Some(modules))
 }
 
+/// The older schema has a flag per mode, the newer one names them.
 #[derive(Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "the flags of a file format")]
 struct PoolingConfig {
-    pooling_mode: Option<Words>,
-    #[serde(default)]
-    pooling_mode_cls_token: bool,
-    #[serde(default)]
-    pooling_mode_max_tokens: bool,
-    #[serde(default)]
-    pooling_mode_mean_tokens: bool,
-    #[serde(default)]
-    pooling_mode_mean_sqrt_len_tokens: bool,
-    #[serde(default)]
-    pooling_mode_weightedmean_tokens: bool,
-    #[serde(default)]
-    pooling_mode_lasttoken: bool,
+    #[serde(rename = "pooling_mode")]
+    named: Option<Words>,
+    #[serde(default, rename = "pooling_mode_cls_token")]
+    cls: bool,
+    #[serde(default, rename = "pooling_mode_max_tokens")]
+    max: bool,
+    #[serde(default, rename = "pooling_mode_mean_tokens")]
+    mean: bool,
+    #[serde(default, rename = "pooling_mode_mean_sqrt_len_tokens")]
+    mean_sqrt_len: bool,
+    #[serde(default, rename = "pooling_mode_weightedmean_tokens")]
+    weighted_mean: bool,
+    #[serde(default, rename = "pooling_mode_lasttoken")]
+    last_token: bool,
 }
 
 #[derive(Deserialize)]
@@ -208,16 +210,16 @@ fn pooling(path: &Path) -> Result<Vec<Pooling>, ExportError> {
             }
         })
     };
-    let modes: Vec<Pooling> = match &config.pooling_mode {
+    let modes: Vec<Pooling> = match &config.named {
         Some(Words::One(name)) => vec![one(name)?],
         Some(Words::Many(names)) => names.iter().map(one).collect::<Result<_, _>>()?,
         None => [
-            (config.pooling_mode_cls_token, Pooling::Cls),
-            (config.pooling_mode_max_tokens, Pooling::Max),
-            (config.pooling_mode_mean_tokens, Pooling::Mean),
-            (config.pooling_mode_mean_sqrt_len_tokens, Pooling::MeanSqrtLen),
-            (config.pooling_mode_weightedmean_tokens, Pooling::WeightedMean),
-            (config.pooling_mode_lasttoken, Pooling::LastToken),
+            (config.cls, Pooling::Cls),
+            (config.max, Pooling::Max),
+            (config.mean, Pooling::Mean),
+            (config.mean_sqrt_len, Pooling::MeanSqrtLen),
+            (config.weighted_mean, Pooling::WeightedMean),
+            (config.last_token, Pooling::LastToken),
         ]
         .into_iter()
         .filter_map(|(on, mode)| on.then_some(mode))

@@ -38,23 +38,18 @@ impl OnnxTensor {
     pub fn to_f32(&self) -> Result<Output, SessionError> {
         let sizes =
             |shape: &[i64]| shape.iter().map(|&size| usize::try_from(size).unwrap_or_default()).collect();
-        match self.0.try_extract_tensor::<f32>() {
-            Ok((shape, values)) => Ok(Output { shape: sizes(shape), values: values.to_vec() }),
-            Err(_) => {
-                let (shape, values) =
-                    self.0.try_extract_tensor::<f16>().map_err(|error| refused(RUN, &error))?;
-                Ok(Output { shape: sizes(shape), values: values.iter().map(|x| x.to_f32()).collect() })
-            }
+        if let Ok((shape, values)) = self.0.try_extract_tensor::<f32>() {
+            return Ok(Output { shape: sizes(shape), values: values.to_vec() });
         }
+        let (shape, values) = self.0.try_extract_tensor::<f16>().map_err(|error| refused(RUN, &error))?;
+        Ok(Output { shape: sizes(shape), values: values.iter().map(|value| value.to_f32()).collect() })
+    }
+
+    pub(super) fn from_value(value: DynValue) -> Self {
+        Self(value)
     }
 
     pub(super) fn into_value(self) -> DynValue {
         self.0
-    }
-}
-
-impl From<DynValue> for OnnxTensor {
-    fn from(value: DynValue) -> Self {
-        Self(value)
     }
 }

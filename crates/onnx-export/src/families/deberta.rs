@@ -22,7 +22,7 @@ const NAMES: Names = Names {
     feed_norm: "output.LayerNorm",
 };
 
-/// The keys of `config.json` that only DeBERTa has. Defaults are those of `transformers.DebertaV2Config`.
+/// The keys of `config.json` that only `DeBERTa` has. Defaults are those of `transformers.DebertaV2Config`.
 #[derive(Debug, Deserialize)]
 struct Own {
     #[serde(default)]
@@ -70,7 +70,7 @@ impl Words {
     }
 }
 
-/// DeBERTa with its pooler and classifier.
+/// `DeBERTa` with its pooler and classifier.
 #[derive(Debug)]
 pub(super) struct Deberta {
     encoder: PostNorm,
@@ -264,7 +264,7 @@ impl Deberta {
     }
 }
 
-/// Whether `config.json` says how many token types there are: DeBERTa's default is none.
+/// Whether `config.json` says how many token types there are: `DeBERTa`'s default is none.
 #[derive(Deserialize)]
 struct TypeCount {
     type_vocab_size: Option<usize>,

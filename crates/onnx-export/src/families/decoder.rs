@@ -14,6 +14,7 @@ use crate::{DataType, ExportError, Head, heads};
 
 /// The values of `config.json` that shape the graph.
 #[derive(Debug, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the flags of a file format")]
 struct Config {
     hidden_size: usize,
     num_hidden_layers: usize,
@@ -38,7 +39,8 @@ struct Config {
     use_sliding_window: bool,
     max_window_layers: Option<usize>,
     layer_types: Option<Vec<String>>,
-    quantization_config: Option<Json>,
+    #[serde(rename = "quantization_config")]
+    quantized: Option<Json>,
     #[serde(flatten)]
     rope: RopeConfig,
 }
@@ -82,7 +84,7 @@ impl Decoder {
         let config: Config = checkpoint.config()?;
         let family = checkpoint.model_type();
         let wrong = |reason: String| ExportError::Config { path: checkpoint.config_path(), reason };
-        if let Some(settings) = &config.quantization_config {
+        if let Some(settings) = &config.quantized {
             let method = settings.get("quant_method").and_then(Json::as_str).unwrap_or("unknown");
             let what = format!("weights quantised by {method:?} (quantization_config)");
             return Err(super::unsupported(checkpoint, what, "F32, F16 or BF16 weights"));

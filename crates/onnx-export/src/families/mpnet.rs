@@ -1,4 +1,4 @@
-//! MPNet (Song et al. 2020): RoBERTa with a bias by distance in its attention, one table for all layers.
+//! `MPNet` (Song et al. 2020): RoBERTa with a bias by distance in its attention, one table for all layers.
 
 use super::Family;
 use super::post_norm::{Classifier, Names, PostNorm};
@@ -20,11 +20,13 @@ const NAMES: Names = Names {
 };
 
 /// Buckets of distances; transformers computes with this number whatever `config.json` says.
-const BUCKETS: usize = 32;
+const BUCKETS: i64 = 32;
+/// A row of the table for each.
+const ROWS: usize = 32;
 /// Distances from here on share the last bucket of their side.
 const MAX_DISTANCE: f32 = 128.0;
 
-/// MPNet with its classifier.
+/// `MPNet` with its classifier.
 #[derive(Debug)]
 pub(super) struct Mpnet {
     encoder: PostNorm,
@@ -46,7 +48,7 @@ impl Mpnet {
             let rows = graph.by_distance("distance/buckets", self.max_sequence(), bucket)?;
             let dtype = graph.compute_type();
             let name = self.encoder.tensor("encoder.relative_attention_bias.weight");
-            let table = graph.weight(&name, &[BUCKETS, self.encoder.heads.count], dtype)?;
+            let table = graph.weight(&name, &[ROWS, self.encoder.heads.count], dtype)?;
             let bias = graph.gather(&table, &rows, 0);
             let bias = graph.transpose(&bias, &[2, 0, 1]);
             let bias = graph.unsqueeze(&bias, &[0]);
@@ -58,7 +60,7 @@ impl Mpnet {
 /// T5's buckets of key − query (Raffel et al. 2020): each side is exact up to half of its buckets, then logarithmic. Keys
 /// after their query have the upper half.
 fn bucket(distance: i64) -> i64 {
-    const SIDE: i64 = BUCKETS as i64 / 2;
+    const SIDE: i64 = BUCKETS / 2;
     const EXACT: i64 = SIDE / 2;
     let side = if distance > 0 { SIDE } else { 0 };
     let distance = distance.abs();

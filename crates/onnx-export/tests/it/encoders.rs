@@ -9,9 +9,11 @@ use onnx_export::{ExportOptions, Head};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::support::{Judge, Outputs, Rectangle, Side, copy_of, fixture, runtime, session, variants};
+use crate::support::{
+    Judge, Outputs, Rectangle, Sentence, Side, copy_of, fixture, runtime, session, variants, with_two_heads,
+};
 
-const FAMILIES: [&str; 10] = [
+const FAMILIES: [&str; 11] = [
     "albert",
     "bert",
     "camembert",
@@ -35,8 +37,8 @@ struct TokenIds {
 
 /// A family's fixtures.
 struct Expected {
-    texts: Vec<(Vec<i64>, Vec<i64>)>,
-    pairs: Vec<(Vec<i64>, Vec<i64>)>,
+    texts: Vec<Sentence>,
+    pairs: Vec<Sentence>,
     pad: i64,
     /// For texts and pairs.
     outputs: Outputs,
@@ -61,7 +63,7 @@ impl Expected {
     }
 }
 
-fn untyped(ids: Vec<i64>) -> (Vec<i64>, Vec<i64>) {
+fn untyped(ids: Vec<i64>) -> Sentence {
     let types = vec![0; ids.len()];
     (ids, types)
 }
@@ -72,7 +74,7 @@ fn each(
     runtime: &OnnxRuntime,
     folder: &Path,
     options: &ExportOptions,
-    (sentences, pad): (&[(Vec<i64>, Vec<i64>)], i64),
+    (sentences, pad): (&[Sentence], i64),
     mut check: impl FnMut(&str, usize, &[f32]),
 ) {
     let mut session = session(runtime, folder, options);
@@ -94,7 +96,9 @@ fn each(
     };
     let all: Vec<usize> = (0..sentences.len()).collect();
     run("together", &all);
-    all.iter().for_each(|index| run("alone", &[*index]));
+    for index in all {
+        run("alone", &[index]);
+    }
 }
 
 #[test]

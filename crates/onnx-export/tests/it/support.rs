@@ -129,6 +129,9 @@ pub(crate) fn session(runtime: &OnnxRuntime, folder: &Path, options: &ExportOpti
     runtime.load(&exported.onnx, folder).unwrap_or_else(|error| panic!("{row}: {error}"))
 }
 
+/// Ids and types of a sentence's tokens.
+pub(crate) type Sentence = (Vec<i64>, Vec<i64>);
+
 /// Sentences as a rectangle, padded on the right or on the left.
 pub(crate) struct Rectangle {
     pub(crate) rows: usize,
@@ -147,8 +150,7 @@ pub(crate) enum Side {
 }
 
 impl Rectangle {
-    /// `sentences` are (ids, types).
-    pub(crate) fn new(sentences: &[(Vec<i64>, Vec<i64>)], pad: i64, side: Side) -> Self {
+    pub(crate) fn new(sentences: &[Sentence], pad: i64, side: Side) -> Self {
         let sequence = sentences.iter().map(|(ids, _)| ids.len()).max().unwrap();
         let mut all = Self {
             rows: sentences.len(),
