@@ -21,7 +21,8 @@ use crate::{
 pub enum Lowering {
     /// Operators of opset 17, which every runtime of the last years has.
     Portable,
-    /// What TensorRT fuses best: single `Gelu` and (in 16-bit floats) `Attention` nodes, opset 23.
+    /// What TensorRT fuses best: single `Gelu`, `RMSNormalization`, `RotaryEmbedding` and (in 16-bit floats, where heads
+    /// are large enough) `Attention` nodes, opset 23.
     TensorRt,
 }
 

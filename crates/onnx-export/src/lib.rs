@@ -6,7 +6,9 @@
 //! model costs; an 8B model exports as fast as a small one.
 //!
 //! Limits: the graph must lie in the folder of the weights (runtimes refuse a location outside it). Pickled weights
-//! (`pytorch_model.bin`) are never opened. Families: see [`SUPPORTED`].
+//! (`pytorch_model.bin`) are never opened. Families: see [`SUPPORTED`]; encoders give hidden states, sentence embeddings and
+//! class scores, decoders logits with or without a cache ([`Head`]). What a checkpoint asks for and is not computed here is
+//! refused by name.
 //!
 //! ```
 //! use onnx_export::{Checkpoint, ExportOptions, Head, Precision, export};

@@ -136,11 +136,21 @@ impl Deberta {
         let pooler = Activation::from_config(word).ok_or_else(|| {
             super::unsupported(checkpoint, format!("pooler_hidden_act {word:?}"), Activation::SUPPORTED)
         })?;
+        // A table has an entry for each distance, 8 bytes in the graph.
+        super::limit(checkpoint, "max_position_embeddings", config.max_position_embeddings, 1 << 16)?;
         let longest = match own.max_relative_positions {
             0.. => own.max_relative_positions.max(1),
             _ => dim(config.max_position_embeddings),
         };
         let buckets = own.position_buckets.max(0);
+        for (key, value) in [("position_buckets", buckets), ("max_relative_positions", longest)] {
+            super::limit(
+                checkpoint,
+                key,
+                usize::try_from(value).unwrap_or(usize::MAX),
+                super::MAX_POSITIONS,
+            )?;
+        }
         let kinds = |word: &str| own.pos_att_type.as_ref().is_some_and(|words| words.has(word));
         let relative = Relative {
             span: usize::try_from(if buckets > 0 { buckets } else { longest }).unwrap_or_default(),

@@ -108,6 +108,14 @@ impl Decoder {
             let reason = format!("num_attention_heads {count} is not a multiple of num_key_value_heads {kv}");
             return Err(wrong(reason));
         }
+        super::limit(checkpoint, "head_dim", size, super::MAX_HEAD_SIZE)?;
+        super::limit(checkpoint, "num_hidden_layers", config.num_hidden_layers, super::MAX_LAYERS)?;
+        super::limit(
+            checkpoint,
+            "max_position_embeddings",
+            config.max_position_embeddings,
+            super::MAX_POSITIONS,
+        )?;
         let attention_bias = matches!(family, "llama" | "qwen3") && config.attention_bias;
         let prefixed = checkpoint.has("model.embed_tokens.weight");
         Ok(Self {
@@ -187,10 +195,11 @@ impl Decoder {
         let name = name.as_str();
         let (hidden, wide) = (self.config.hidden_size, self.config.intermediate_size);
         let Heads { count, kv, size } = self.heads;
+        let (queries, keys) = (count.saturating_mul(size), kv.saturating_mul(size));
         let unit = self.norm(graph, (&format!("{name}."), "input_layernorm"), x)?;
-        let q = graph.module(&unit, (name, "self_attn.q_proj"), (hidden, count * size), self.qkv_bias)?;
-        let k = graph.module(&unit, (name, "self_attn.k_proj"), (hidden, kv * size), self.qkv_bias)?;
-        let v = graph.module(&unit, (name, "self_attn.v_proj"), (hidden, kv * size), self.qkv_bias)?;
+        let q = graph.module(&unit, (name, "self_attn.q_proj"), (hidden, queries), self.qkv_bias)?;
+        let k = graph.module(&unit, (name, "self_attn.k_proj"), (hidden, keys), self.qkv_bias)?;
+        let v = graph.module(&unit, (name, "self_attn.v_proj"), (hidden, keys), self.qkv_bias)?;
         let (context, pair) = graph.within("self_attn", |graph| {
             let q = self.turned(graph, (name, "q_norm"), &q, count, &shared.turns)?;
             let k = self.turned(graph, (name, "k_norm"), &k, kv, &shared.turns)?;
@@ -202,8 +211,7 @@ impl Decoder {
             let mask = graph.causal_mask(&shared.queries, &shared.keys, self.windows[index])?;
             Ok((graph.attend([&q, &k, &v], self.heads, self.heads.scale(), &mask)?, (k, v)))
         })?;
-        let out =
-            graph.module(&context, (name, "self_attn.o_proj"), (count * size, hidden), self.out_bias)?;
+        let out = graph.module(&context, (name, "self_attn.o_proj"), (queries, hidden), self.out_bias)?;
         let x = graph.add(x, &out);
         let unit = self.norm(graph, (&format!("{name}."), "post_attention_layernorm"), &x)?;
         let gate = graph.module(&unit, (name, "mlp.gate_proj"), (hidden, wide), self.mlp_bias)?;

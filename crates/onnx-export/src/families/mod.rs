@@ -125,6 +125,22 @@ fn head_size(checkpoint: &Checkpoint, hidden: usize, heads: usize) -> Result<usi
     Ok(hidden / heads)
 }
 
+/// Layers that a model may have, before any tensor has confirmed their number.
+const MAX_LAYERS: usize = 1 << 12;
+/// Positions that a model may have where no table of them is stored.
+const MAX_POSITIONS: usize = 1 << 24;
+/// Size of a head that the rotary positions of are worked out.
+const MAX_HEAD_SIZE: usize = 1 << 14;
+
+/// Refuses a number from `config.json` that something is made as long as, where no tensor has confirmed it yet.
+fn limit(checkpoint: &Checkpoint, key: &str, value: usize, most: usize) -> Result<(), ExportError> {
+    if value <= most {
+        return Ok(());
+    }
+    let reason = format!("{key} is {value}, out of range");
+    Err(ExportError::Config { path: checkpoint.config_path(), reason })
+}
+
 /// The error for a setting that would change the numbers and is not computed here.
 fn unsupported(checkpoint: &Checkpoint, what: String, supported: &str) -> ExportError {
     ExportError::Unsupported { path: checkpoint.config_path(), what, supported: supported.to_owned() }

@@ -92,7 +92,15 @@ impl ModernBert {
                 super::unsupported(checkpoint, format!("{key} {word:?}"), Activation::SUPPORTED)
             })
         };
+        super::limit(checkpoint, "num_hidden_layers", config.num_hidden_layers, super::MAX_LAYERS)?;
+        super::limit(
+            checkpoint,
+            "max_position_embeddings",
+            config.max_position_embeddings,
+            super::MAX_POSITIONS,
+        )?;
         let size = super::head_size(checkpoint, config.hidden_size, config.num_attention_heads)?;
+        super::limit(checkpoint, "hidden_size / num_attention_heads", size, super::MAX_HEAD_SIZE)?;
         if !size.is_multiple_of(2) {
             let reason = format!("heads of size {size} are odd, and rotary positions turn pairs");
             return Err(ExportError::Config { path: checkpoint.config_path(), reason });
@@ -184,7 +192,7 @@ impl ModernBert {
         let attended = graph.module(&context, (name, "attn.Wo"), (hidden, hidden), attention_bias)?;
         let x = graph.add(x, &attended);
         let unit = self.norm(graph, "mlp_norm", &format!("{name}.mlp_norm"), &x)?;
-        let both = graph.module(&unit, (name, "mlp.Wi"), (hidden, 2 * wide), mlp_bias)?;
+        let both = graph.module(&unit, (name, "mlp.Wi"), (hidden, wide.saturating_mul(2)), mlp_bias)?;
         let gated = graph.within("mlp", |graph| {
             let (inner, gate) = (graph.columns(&both, 0, wide), graph.columns(&both, wide, 2 * wide));
             let active = graph.activation(&inner, self.activation);

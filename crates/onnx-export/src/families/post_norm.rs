@@ -138,6 +138,7 @@ impl PostNorm {
         if config.is_decoder {
             return Err(unsupported("is_decoder: true".to_owned(), "encoders"));
         }
+        super::limit(checkpoint, "num_hidden_layers", config.num_hidden_layers, super::MAX_LAYERS)?;
         let size = super::head_size(checkpoint, config.hidden_size, config.num_attention_heads)?;
         let heads = Heads::plain(config.num_attention_heads, size);
         let prefixed = checkpoint.has(&format!("{prefix}embeddings.word_embeddings.weight"));

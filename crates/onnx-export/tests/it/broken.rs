@@ -168,6 +168,13 @@ fn settings_of_every_family_are_computed_or_refused_by_name() {
     check("encoders/bert", "x", json!(0), lm(), 6, &["language model", "hidden states"]);
     check("encoders/mpnet", "x", json!(0), Head::TokenClassification, 6, &["token", "classifier.weight"]);
     let hidden = || Head::HiddenStates;
+    // Numbers that no tensor confirms, and that something would be made as long as.
+    let huge = json!(1_u64 << 40);
+    check("lm-llama", "head_dim", huge.clone(), lm(), 4, &["head_dim", "out of range"]);
+    check("lm-llama", "num_hidden_layers", huge.clone(), lm(), 4, &["num_hidden_layers", "out of range"]);
+    check("encoders/albert", "num_hidden_layers", huge.clone(), hidden(), 4, &["num_hidden_layers"]);
+    check("encoders/modernbert-cls", "num_hidden_layers", huge.clone(), hidden(), 4, &["num_hidden_layers"]);
+    check("encoders/deberta-v2", "max_position_embeddings", huge, hidden(), 4, &["max_position_embeddings"]);
     check("encoders/albert", "num_hidden_groups", json!(2), hidden(), 6, &["2 groups", "num_hidden_groups"]);
     check("encoders/deberta-v2", "conv_kernel_size", json!(3), hidden(), 6, &["conv_kernel_size 3"]);
     check("encoders/deberta-v2", "position_buckets", json!(8), hidden(), 4, &["rel_embeddings", "[16, 32]"]);
