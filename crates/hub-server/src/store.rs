@@ -1,0 +1,76 @@
+//! The agents of a model store as models: `store/<agent>`, whose revisions are its versions and refs.
+
+use std::collections::BTreeMap;
+
+use model_store::{AgentName, Current, ModelStore, PayloadPath, StoreError, VersionName};
+
+use crate::route::MAIN;
+use crate::snapshot::{Entry, Place, Snapshot, shortened};
+
+/// The organisation that a store's agents belong to.
+pub(crate) const ORGANISATION: &str = "store";
+
+/// The agent that a model is, if it is one of a store.
+pub(crate) fn agent_of(id: &str) -> Option<AgentName> {
+    let (organisation, agent) = id.split_once('/')?;
+    (organisation == ORGANISATION).then(|| agent.parse().ok()).flatten()
+}
+
+/// Every agent and alias that has a current version, as a model.
+pub(crate) fn models(store: &ModelStore) -> Result<Vec<String>, StoreError> {
+    let agents = store.agents()?;
+    Ok(agents.iter().map(|entry| format!("{ORGANISATION}/{}", entry.name())).collect())
+}
+
+/// A version of an agent: `main` is what is current, else a version, a ref or the commit of a version.
+pub(crate) fn snapshot(
+    store: &ModelStore,
+    agent: &AgentName,
+    revision: &str,
+) -> Result<Option<Snapshot>, StoreError> {
+    if revision == MAIN {
+        return store.get_current(agent)?.as_ref().map(of_version).transpose();
+    }
+    if let Ok(selector) = revision.parse() {
+        match store.select(agent, &selector) {
+            Ok(version) => return of_version(&version).map(Some),
+            Err(StoreError::VersionNotFound { .. } | StoreError::NothingCurrent { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    for version in store.versions(agent)? {
+        if let Some(version) = by_commit(store, agent, &version, revision)? {
+            return of_version(&version).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn by_commit(
+    store: &ModelStore,
+    agent: &AgentName,
+    version: &VersionName,
+    commit: &str,
+) -> Result<Option<Current>, StoreError> {
+    let version = store.get_version(agent, version)?;
+    Ok(version.filter(|version| commit_of(version) == commit))
+}
+
+/// The manifest's checksum: it is the digest of the files already.
+fn commit_of(version: &Current) -> String {
+    shortened(&hex::encode(version.checksum().as_bytes()))
+}
+
+/// Every file is served as one of LFS, since its SHA-256 is what the manifest knows.
+fn of_version(version: &Current) -> Result<Snapshot, StoreError> {
+    let manifest = version.manifest();
+    let entry = |size, sha256: &model_store::Digest, path: &PayloadPath| {
+        Entry::lfs(size, hex::encode(sha256.as_bytes()), Place::Version(version.clone(), path.clone()))
+    };
+    let files: BTreeMap<String, Entry> = manifest
+        .files
+        .iter()
+        .map(|file| (file.path.to_string(), entry(file.size, &file.sha256, &file.path)))
+        .collect();
+    Ok(Snapshot { commit: commit_of(version), files })
+}
