@@ -1,0 +1,161 @@
+//! Offline, unreachable, and shared with others.
+
+use std::fs::{self, File};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use hub_fetch::{FetchError, Progress, Request, Source};
+use hub_server::faults::What;
+use model_store::exit;
+
+use crate::world::{World, assert_same, fetch, tiny};
+
+#[test]
+fn offline_takes_what_is_whole_and_asks_nobody() {
+    let world = World::new();
+    let hub = world.hub(&[("HF_HUB_OFFLINE", "1")]);
+    world.server.set(&[]);
+    let lacking = |request: &Request, says: &str| {
+        let error = fetch(&hub, request).unwrap_err();
+        assert!(matches!(error, FetchError::Offline { .. }), "{error:?}");
+        assert!(error.to_string().contains(says) && error.to_string().contains("HF_HUB_OFFLINE"), "{error}");
+        assert_eq!(error.exit_code(), exit::NOT_FOUND);
+    };
+    lacking(&tiny(), "the revision is not known there");
+    assert_eq!(world.server.seen(), []);
+
+    let online = world.fetch(&tiny()).unwrap();
+    world.server.set(&[]);
+    for request in [tiny(), tiny().at(&online.commit)] {
+        let snapshot = fetch(&hub, &request).unwrap();
+        assert_eq!((&snapshot.source, &snapshot.path), (&Source::Offline, &online.path));
+        assert_eq!(snapshot.files, online.files);
+    }
+    lacking(&tiny().at("v2"), "the revision is not known there");
+
+    // Without the list of files too: what other programs leave has none.
+    let repository = world.repository("acme/tiny");
+    fs::remove_dir_all(repository.join("trees")).unwrap();
+    assert_eq!(fetch(&hub, &tiny()).unwrap().files.len(), online.files.len());
+    fs::remove_file(online.path.join("config.json")).unwrap();
+    lacking(&tiny(), "no config.json");
+    assert_eq!(world.server.seen(), []);
+
+    // A branch is taken for the commit it was at; what lacks a file is not whole.
+    world.fetch(&Request::new("acme/sharded")).unwrap();
+    let sharded = fetch(&hub, &Request::new("acme/sharded")).unwrap();
+    fs::remove_file(sharded.path.join("model-00002-of-00002.safetensors")).unwrap();
+    lacking(&Request::new("acme/sharded"), "model-00002-of-00002.safetensors is missing");
+    fs::remove_dir_all(world.repository("acme/sharded").join("trees")).unwrap();
+    lacking(&Request::new("acme/sharded"), "model-00002-of-00002.safetensors is missing");
+}
+
+#[test]
+fn an_unreachable_hub_is_said() {
+    let world = World::new();
+    let whole = world.fetch(&tiny()).unwrap();
+    let outage = What::Status { code: 503, headers: Vec::new(), text: String::new() };
+    world.server.set(&[("/api/", u64::MAX, outage)]);
+    let snapshot = world.fetch(&tiny()).unwrap();
+    assert!(
+        matches!(&snapshot.source, Source::Unreachable(why) if why.contains("503")),
+        "{:?}",
+        snapshot.source
+    );
+    // With something to fall back on it is asked once.
+    assert_eq!(world.server.seen().len(), 1);
+
+    let nobody = world.hub(&[("HF_ENDPOINT", "http://127.0.0.1:1")]);
+    let snapshot = fetch(&nobody, &tiny()).unwrap();
+    assert!(matches!(&snapshot.source, Source::Unreachable(why) if why.contains("127.0.0.1:1")));
+    assert_eq!(snapshot.path, whole.path);
+    let error = fetch(&nobody, &tiny().at("v2")).unwrap_err();
+    assert_eq!(error.exit_code(), exit::REMOTE);
+    assert!(error.to_string().contains("cannot reach 127.0.0.1:1"), "{error}");
+
+    // What the Hub refuses is refused, whatever the cache has.
+    let error = fetch(&world.hub(&[("HF_TOKEN", "hf_wrong")]), &tiny().at("v2")).unwrap_err();
+    assert!(!error.is_unreachable(), "{error:?}");
+}
+
+#[test]
+fn a_proxy_is_gone_through_unless_the_host_is_named() {
+    let world = World::new();
+    let proxied = [("HTTP_PROXY", "http://127.0.0.1:1")];
+    let error = fetch(&world.hub(&proxied), &tiny()).unwrap_err();
+    assert!(matches!(error, FetchError::Unreachable { .. }), "{error:?}");
+    let direct = [proxied[0], ("NO_PROXY", "localhost,127.0.0.1")];
+    fetch(&world.hub(&direct), &tiny()).unwrap();
+    let other = [("HTTPS_PROXY", "http://127.0.0.1:1")];
+    fs::remove_dir_all(world.cache()).unwrap();
+    fetch(&world.hub(&other), &tiny()).unwrap();
+}
+
+/// Tells whether anybody was waited for.
+#[derive(Default)]
+struct Waiting(AtomicBool);
+
+impl Progress for Waiting {
+    fn waiting(&self, what: &str, _: Duration) {
+        assert!(what.contains("another process"), "{what}");
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// `flock` on the file that `huggingface_hub` locks.
+#[test]
+fn who_holds_the_lock_is_waited_for() {
+    let world = World::new();
+    let snapshot = world.fetch(&tiny()).unwrap();
+    let blob = snapshot.path.join("config.json").canonicalize().unwrap();
+    let name = blob.file_name().unwrap().to_str().unwrap().to_owned();
+    fs::remove_dir_all(world.repository("acme/tiny")).unwrap();
+    let lock = world.cache().join(".locks/models--acme--tiny").join(format!("{name}.lock"));
+    let lock = File::options().write(true).open(lock).unwrap();
+    lock.lock().unwrap();
+    let waiting = Arc::new(Waiting::default());
+    let (hub, told) = (world.hub(&[]), Arc::clone(&waiting));
+    let fetching = thread::spawn(move || hub.fetch(&tiny(), &*told, &AtomicBool::new(false)));
+    while !waiting.0.load(Ordering::Relaxed) {
+        assert!(!fetching.is_finished());
+        thread::sleep(Duration::from_millis(10));
+    }
+    lock.unlock().unwrap();
+    assert_same(&world, &fetching.join().unwrap().unwrap(), "acme/tiny");
+}
+
+#[test]
+fn many_at_once_download_each_file_once() {
+    let world = World::new();
+    world.server.set(&[]);
+    let fetches: Vec<_> = (0..6)
+        .map(|_| {
+            let hub = world.hub(&[]);
+            thread::spawn(move || fetch(&hub, &tiny()).unwrap())
+        })
+        .collect();
+    let snapshots: Vec<_> = fetches.into_iter().map(|fetch| fetch.join().unwrap()).collect();
+    let came: u64 = snapshots.iter().map(|snapshot| snapshot.downloaded_bytes).sum();
+    assert_eq!(came, snapshots[0].files.iter().map(|file| file.size_bytes).sum::<u64>());
+    assert_same(&world, &snapshots[0], "acme/tiny");
+    assert_eq!(world.server.seen().iter().filter(|request| request.cdn).count(), 1);
+}
+
+/// A cache on a share that this user only reads.
+#[test]
+fn a_cache_that_cannot_be_written() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    let snapshot = world.fetch(&tiny()).unwrap();
+    let repository = world.repository("acme/tiny");
+    let folders = [repository.clone(), repository.join("refs"), repository.join("blobs"), world.cache()];
+    let mode = |mode| {
+        folders.iter().for_each(|path| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap())
+    };
+    mode(0o555);
+    let again = world.fetch(&tiny()).map(|again| again.path);
+    mode(0o755);
+    assert_eq!(again.unwrap(), snapshot.path);
+}
