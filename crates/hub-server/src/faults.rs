@@ -142,7 +142,9 @@ impl Fault {
         if let What::Late(milliseconds) = self.what {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         }
-        answer.map(|inner| Spoilt { inner, sent: 0, what: self.what.clone(), pause: None }.boxed())
+        answer.map(|inner| {
+            Spoilt { inner, sent: 0, what: self.what.clone(), flushed: false, pause: None }.boxed()
+        })
     }
 }
 
@@ -150,6 +152,7 @@ struct Spoilt {
     inner: Body,
     sent: u64,
     what: What,
+    flushed: bool,
     pause: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
@@ -166,6 +169,18 @@ impl hyper::body::Body for Spoilt {
                 return Poll::Pending;
             }
             self.pause = None;
+        }
+        match self.what {
+            // What was sent before is on its way when the connection ends.
+            What::Cut(after) if self.sent >= after && !self.flushed => {
+                self.flushed = true;
+                let mut pause = Box::pin(tokio::time::sleep(Duration::from_millis(30)));
+                if pause.as_mut().poll(context).is_pending() {
+                    self.pause = Some(pause);
+                    return Poll::Pending;
+                }
+            }
+            _ => {}
         }
         match self.what {
             What::Cut(after) if self.sent >= after => {

@@ -76,7 +76,8 @@ fn an_unreachable_hub_is_said() {
     assert!(error.to_string().contains("cannot reach 127.0.0.1:1"), "{error}");
 
     // What the Hub refuses is refused, whatever the cache has.
-    let error = fetch(&world.hub(&[("HF_TOKEN", "hf_wrong")]), &tiny().at("v2")).unwrap_err();
+    world.server.set(&[]);
+    let error = fetch(&world.hub(&[("HF_TOKEN", "hf_wrong")]), &tiny()).unwrap_err();
     assert!(!error.is_unreachable(), "{error:?}");
 }
 
