@@ -15,15 +15,27 @@ use trt_compiler::{
 
 use crate::cli::BuildArgs;
 use crate::failure::Failure;
-use crate::{roster, show, source};
+use crate::source::Chosen;
+use crate::{fetching, roster, show, source};
 
 pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode, Failure> {
     let interrupt = listen()?;
     if args.all {
         return roster::run(args, &interrupt);
     }
-    let job = job_of(args)?;
     let mut out = anstream::stdout();
+    let job = match task(args, &interrupt)? {
+        Task::Build(job) => *job,
+        Task::Fetch(plan) => {
+            let text = if args.json {
+                to_json(&fetching::plan_object(&plan, &args.revision))?
+            } else {
+                fetching::plan(&plan, &args.revision)
+            };
+            writeln!(out, "{text}").map_err(Failure::output)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     if args.dry_run {
         let plan = trt_compiler::dry_run(&job)?;
         let text =
@@ -56,22 +68,36 @@ fn listen() -> Result<Interrupt, Failure> {
     Ok(interrupt)
 }
 
-fn job_of(args: &BuildArgs) -> Result<Job, Failure> {
+/// What is to be done, as far as it is known.
+enum Task {
+    Build(Box<Job>),
+    /// A dry run of a model that is not here yet ends with saying what would be fetched.
+    Fetch(hub_fetch::Plan),
+}
+
+fn task(args: &BuildArgs, interrupt: &Interrupt) -> Result<Task, Failure> {
     let Some(agent) = args.agent.clone() else {
         return Err(Failure::message(exit::USAGE, "an agent is needed: --agent AGENT".to_owned()));
     };
+    // What is wrong with them is said before anything is fetched.
+    for path in args.texts.iter().chain(&args.calib_data) {
+        read_texts(path)?;
+    }
     let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
-    let (store, source) = match source::named(args)? {
+    let (store, source) = match source::named(args, interrupt)? {
         // A first publish makes the store; a dry run makes nothing.
         Some(source) if !args.dry_run => (ModelStore::create(root)?, source),
         Some(source) => (ModelStore::open(root)?, source),
         None => {
             let store = ModelStore::open(root)?;
-            let source = source::of_agent(args, &agent, &store)?;
+            let source = source::of_agent(args, &agent, &store, interrupt)?;
             (store, source)
         }
     };
-    job(args, &agent, store, source)
+    match source {
+        Chosen::Here(source) => job(args, &agent, store, source).map(|job| Task::Build(Box::new(job))),
+        Chosen::ToFetch(plan) => Ok(Task::Fetch(plan)),
+    }
 }
 
 /// What the arguments ask for, for one agent.
@@ -94,9 +120,6 @@ pub(crate) fn job(
         }
         None => None,
     };
-    let mut targets = if args.target.is_empty() { Target::DEFAULT.to_vec() } else { args.target.clone() };
-    targets.sort_unstable();
-    targets.dedup();
     let build = BuildOptions::this_program().map_err(|error| Failure::new(exit::FAILURE, error))?;
     let version = match &args.output_version {
         Some(version) => version.clone(),
@@ -113,7 +136,7 @@ pub(crate) fn job(
         keep_fp32: args.keep_fp32.clone(),
         calibration,
         profile: args.profile,
-        targets,
+        targets: targets(args),
         engine: if args.no_engine || !cfg!(feature = "tensorrt") {
             EngineWish::Skip
         } else {
@@ -128,6 +151,14 @@ pub(crate) fn job(
         runtimes: Runtimes::from_env(),
         build: BuildOptions { timeout: args.build_timeout, ..build },
     })
+}
+
+/// The GPU generations that are asked for.
+pub(crate) fn targets(args: &BuildArgs) -> Vec<Target> {
+    let mut targets = if args.target.is_empty() { Target::DEFAULT.to_vec() } else { args.target.clone() };
+    targets.sort_unstable();
+    targets.dedup();
+    targets
 }
 
 fn read_texts(path: &Path) -> Result<Vec<String>, Failure> {

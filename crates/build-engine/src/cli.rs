@@ -20,7 +20,7 @@ Examples:
   build-engine --agent memory --source ./all-MiniLM-L6-v2 --precision fp16
       from a folder with config.json, tokenizer.json and *.safetensors
   build-engine --agent analyst --model-id org/name --revision main --output-version v2025-10-28
-      from the local Hub cache
+      from the Hugging Face Hub; HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are honoured
   build-engine --agent memory --profile 1,8,64x1,128,256 --target 89,120 --dry-run
       say what would be done
   build-engine --agent memory --precision int8 --calib-data news.jsonl
@@ -32,7 +32,7 @@ Examples:
 
 Exit codes:
   0 published   1 failure   2 usage   3 not found   4 corrupt   5 busy   6 refused (gate, existing version)
-  7 environment (a runtime, memory, space or permission is missing)   130 stopped
+  7 environment (a runtime, memory, space or permission is missing)   8 remote (the Hub)   130 stopped
 
 Nothing is published unless every step succeeds; what was current stays current.";
 
@@ -93,7 +93,7 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "VERSION")]
     pub(crate) output_version: Option<VersionName>,
 
-    /// Take the model from the local Hub cache: ORGANISATION/NAME (downloading is not built in yet)
+    /// Take the model from the Hugging Face Hub: ORGANISATION/NAME
     #[arg(long, value_name = "ID", help_heading = "Source", conflicts_with = "source")]
     pub(crate) model_id: Option<String>,
 

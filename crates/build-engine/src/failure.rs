@@ -94,3 +94,9 @@ impl From<model_loader::LoadError> for Failure {
         Self::new(error.exit_code(), error)
     }
 }
+
+impl From<hub_fetch::FetchError> for Failure {
+    fn from(error: hub_fetch::FetchError) -> Self {
+        Self::new(error.exit_code(), error)
+    }
+}

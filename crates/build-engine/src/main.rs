@@ -4,6 +4,7 @@ mod build;
 mod cli;
 mod doctor;
 mod failure;
+mod fetching;
 mod roster;
 mod show;
 mod source;

@@ -12,14 +12,15 @@ use model_loader::AgentMap;
 use model_store::{AgentEntry, AgentName, ModelStore, exit};
 use serde::Serialize;
 use trt_compiler::{
-    EngineWanted, Interrupt, Job, Observer, Outcome, Step, Wish, needed_memory_bytes, staleness,
+    CompileError, EngineWanted, Interrupt, Job, Observer, Outcome, Runtimes, Step, Wish, needed_memory_bytes,
+    staleness,
 };
 
 use crate::build;
 use crate::cli::BuildArgs;
 use crate::failure::Failure;
 use crate::show::{BAD, GOOD, QUIET, seconds};
-use crate::source;
+use crate::source::{self, Chosen, Download};
 
 /// What is to be done for one agent.
 struct Task {
@@ -32,6 +33,11 @@ enum Todo {
     Nothing,
     Build {
         job: Box<Job>,
+        why: String,
+    },
+    /// The model is on the Hub and not here.
+    Fetch {
+        id: String,
         why: String,
     },
     /// There is nothing to build from, or it cannot be read.
@@ -54,7 +60,7 @@ struct Ended {
 pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
     let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
     let store = ModelStore::open(root)?;
-    let tasks = plan(args, &store)?;
+    let tasks = plan(args, &store, interrupt)?;
     let mut out = anstream::stdout();
     if !args.json {
         writeln!(out, "{}", table(&tasks)).map_err(Failure::output)?;
@@ -62,8 +68,8 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> Result<ExitCode, F
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
-    let ended = build_all(tasks, args, interrupt);
-    interrupt.check().map_err(trt_compiler::CompileError::from)?;
+    let ended = build_all(tasks, args, &store, interrupt);
+    interrupt.check().map_err(CompileError::from)?;
     if args.json {
         writeln!(out, "{}", build::to_json(&ended)?).map_err(Failure::output)?;
     } else {
@@ -81,7 +87,7 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> Result<ExitCode, F
 }
 
 /// Every agent of the map and of the store, and what is to be done for it.
-fn plan(args: &BuildArgs, store: &ModelStore) -> Result<Vec<Task>, Failure> {
+fn plan(args: &BuildArgs, store: &ModelStore, interrupt: &Interrupt) -> Result<Vec<Task>, Failure> {
     let map = AgentMap::from_env()?;
     let mut agents: BTreeSet<AgentName> =
         map.agents().filter_map(|name| AgentName::try_from(name).ok()).collect();
@@ -94,37 +100,51 @@ fn plan(args: &BuildArgs, store: &ModelStore) -> Result<Vec<Task>, Failure> {
             "there is no agent in the store or in the agent map; build one with --agent NAME --source DIR";
         return Err(Failure::message(exit::NOT_FOUND, next.to_owned()));
     }
-    agents.into_iter().map(|agent| task(args, store, &map, agent)).collect()
+    agents.into_iter().map(|agent| task(args, store, &map, agent, interrupt)).collect()
 }
 
-fn task(args: &BuildArgs, store: &ModelStore, map: &AgentMap, agent: AgentName) -> Result<Task, Failure> {
+fn task(
+    args: &BuildArgs,
+    store: &ModelStore,
+    map: &AgentMap,
+    agent: AgentName,
+    interrupt: &Interrupt,
+) -> Result<Task, Failure> {
     let current = match store.get_current(&agent) {
         Ok(current) => current,
         Err(error) => return Ok(Task { agent, now: "?".to_owned(), todo: Todo::Cannot(error.into()) }),
     };
     let now = current.as_ref().map_or_else(|| "–".to_owned(), |current| current.version().to_string());
-    let source = match map.model_id(agent.as_str()) {
-        Some(id) => source::from_hub(id, args),
-        None => source::of_agent(args, &agent, store),
+    let chosen = match map.model_id(agent.as_str()) {
+        Some(id) => source::from_hub(id, args, Download::Later, interrupt),
+        None => source::of_agent(args, &agent, store, interrupt),
     };
-    let job = match source.and_then(|source| build::job(args, &agent, store.clone(), source)) {
-        Ok(job) => job,
+    let chosen = match chosen {
+        Ok(chosen) => chosen,
         Err(failure) => return Ok(Task { agent, now, todo: Todo::Cannot(failure) }),
     };
-    let engine = match (job.engine, job.runtimes.tensorrt_rtx()) {
-        (trt_compiler::EngineWish::Build, Ok(libraries)) => {
-            let version = trt_compiler::tensorrt_version(&libraries.core, None);
-            let version = version.map_err(|error| Failure::new(exit::ENVIRONMENT, error))?;
-            Some(EngineWanted { version, targets: job.targets.clone() })
-        }
-        _ => None,
-    };
-    let wish = Wish { source: job.source.provenance(), precision: job.precision, engine };
-    let todo = match staleness(store, current.as_ref(), &wish) {
-        Some(why) => Todo::Build { job: Box::new(job), why },
-        None => Todo::Nothing,
+    let wish = Wish { source: chosen.provenance(args), precision: args.precision, engine: engine(args)? };
+    let todo = match (staleness(store, current.as_ref(), &wish), chosen) {
+        (None, _) => Todo::Nothing,
+        (Some(why), Chosen::ToFetch(plan)) => Todo::Fetch { id: plan.model_id, why },
+        (Some(why), Chosen::Here(source)) => match build::job(args, &agent, store.clone(), source) {
+            Ok(job) => Todo::Build { job: Box::new(job), why },
+            Err(failure) => Todo::Cannot(failure),
+        },
     };
     Ok(Task { agent, now, todo })
+}
+
+/// The engine that a build would give; `None` where the arguments or this host say that there is none.
+fn engine(args: &BuildArgs) -> Result<Option<EngineWanted>, Failure> {
+    if args.no_engine || !cfg!(feature = "tensorrt") {
+        return Ok(None);
+    }
+    // Where the library is missing, the build says so.
+    let Ok(libraries) = Runtimes::from_env().tensorrt_rtx() else { return Ok(None) };
+    let version = trt_compiler::tensorrt_version(&libraries.core, None);
+    let version = version.map_err(|error| Failure::new(exit::ENVIRONMENT, error))?;
+    Ok(Some(EngineWanted { version, targets: build::targets(args) }))
 }
 
 fn table(tasks: &[Task]) -> Table {
@@ -135,6 +155,7 @@ fn table(tasks: &[Task]) -> Table {
         let (what, why) = match todo {
             Todo::Nothing => ("nothing", "up to date".to_owned()),
             Todo::Build { why, .. } => ("build", why.clone()),
+            Todo::Fetch { id, why } => ("fetch, build", format!("{why}; from {id}")),
             Todo::Cannot(failure) => ("cannot", failure.to_string()),
         };
         table.add_row([agent.to_string(), now.clone(), what.to_owned(), why]);
@@ -143,13 +164,13 @@ fn table(tasks: &[Task]) -> Table {
 }
 
 /// Builds what is to be built, up to `--jobs` at a time and as many as there is memory for. A failure stops no other.
-fn build_all(tasks: Vec<Task>, args: &BuildArgs, interrupt: &Interrupt) -> Vec<Ended> {
+fn build_all(tasks: Vec<Task>, args: &BuildArgs, store: &ModelStore, interrupt: &Interrupt) -> Vec<Ended> {
     let free = Memory::new();
     let queue = Mutex::new(tasks.into_iter());
     let ended = Mutex::new(Vec::new());
     let work = || {
         while let Some(task) = queue.lock().unwrap_or_else(PoisonError::into_inner).next() {
-            let one = end(task, args.json, interrupt, &free);
+            let one = Bench { args, store, interrupt, free: &free }.end(task);
             ended.lock().unwrap_or_else(PoisonError::into_inner).push(one);
         }
     };
@@ -163,40 +184,60 @@ fn build_all(tasks: Vec<Task>, args: &BuildArgs, interrupt: &Interrupt) -> Vec<E
     ended
 }
 
-fn end(task: Task, quiet: bool, interrupt: &Interrupt, free: &Memory) -> Ended {
-    let Task { agent, todo, .. } = task;
-    let mut ended = Ended { agent, why: None, outcome: None, error: None, exit_code: exit::OK };
-    let failed = |ended: &mut Ended, failure: Failure| {
-        ended.exit_code = failure.code();
-        ended.error = Some(failure.to_string());
-        if !quiet {
-            // One line: the whole text of a refusal has many.
-            let text = failure.to_string();
-            let line = text.lines().next().unwrap_or_default();
-            anstream::eprintln!("{BAD}{}: {line}{BAD:#}", ended.agent);
+/// What every build works with.
+struct Bench<'a> {
+    args: &'a BuildArgs,
+    store: &'a ModelStore,
+    interrupt: &'a Interrupt,
+    free: &'a Memory,
+}
+
+impl Bench<'_> {
+    fn end(&self, task: Task) -> Ended {
+        let Task { agent, todo, .. } = task;
+        let mut ended = Ended { agent, why: None, outcome: None, error: None, exit_code: exit::OK };
+        let built = match todo {
+            Todo::Nothing => return ended,
+            Todo::Cannot(failure) => Err(failure),
+            Todo::Build { job, why } => {
+                ended.why = Some(why);
+                self.build(&ended.agent, &job)
+            }
+            Todo::Fetch { id, why } => {
+                ended.why = Some(why);
+                self.fetch(&ended.agent, &id).and_then(|job| self.build(&ended.agent, &job))
+            }
+        };
+        match built {
+            Ok(outcome) => ended.outcome = Some(outcome),
+            Err(failure) => {
+                ended.exit_code = failure.code();
+                let text = failure.to_string();
+                if !self.args.json {
+                    // One line: the whole text of a refusal has many.
+                    let line = text.lines().next().unwrap_or_default();
+                    anstream::eprintln!("{BAD}{}: {line}{BAD:#}", ended.agent);
+                }
+                ended.error = Some(text);
+            }
         }
-    };
-    match todo {
-        Todo::Nothing => {}
-        Todo::Cannot(failure) => failed(&mut ended, failure),
-        Todo::Build { job, why } => {
-            ended.why = Some(why);
-            if let Err(stopped) = interrupt.check() {
-                ended.exit_code = exit::INTERRUPTED;
-                ended.error = Some(stopped.to_string());
-                return ended;
-            }
-            let needed =
-                trt_compiler::dry_run(&job).map(|plan| needed_memory_bytes(plan.export.weight_bytes));
-            let _share = free.take(needed.unwrap_or_default());
-            let report = Lines { agent: ended.agent.to_string(), quiet };
-            match trt_compiler::run(&job, &report, interrupt) {
-                Ok(outcome) => ended.outcome = Some(outcome),
-                Err(error) => failed(&mut ended, error.into()),
-            }
+        ended
+    }
+
+    fn fetch(&self, agent: &AgentName, id: &str) -> Result<Job, Failure> {
+        match source::from_hub(id, self.args, Download::Now, self.interrupt)? {
+            Chosen::Here(source) => build::job(self.args, agent, self.store.clone(), source),
+            Chosen::ToFetch(_) => Err(Failure::message(exit::REMOTE, format!("{id} was not fetched"))),
         }
     }
-    ended
+
+    fn build(&self, agent: &AgentName, job: &Job) -> Result<Outcome, Failure> {
+        self.interrupt.check().map_err(CompileError::from)?;
+        let needed = trt_compiler::dry_run(job).map(|plan| needed_memory_bytes(plan.export.weight_bytes));
+        let _share = self.free.take(needed.unwrap_or_default());
+        let report = Lines { agent: agent.to_string(), quiet: self.args.json };
+        Ok(trt_compiler::run(job, &report, self.interrupt)?)
+    }
 }
 
 /// The memory that builds may take together: what was free when the first began.

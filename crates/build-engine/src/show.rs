@@ -194,6 +194,6 @@ fn source(provenance: &Provenance) -> String {
     match provenance {
         Provenance::Folder { path } => format!("folder {path}"),
         Provenance::Store { agent, version, .. } => format!("store: {agent}/{version}"),
-        Provenance::Hub { model_id, commit, .. } => format!("hub cache: {model_id} at {commit}"),
+        Provenance::Hub { model_id, commit, .. } => format!("hub: {model_id} at {commit}"),
     }
 }

@@ -2,18 +2,42 @@
 
 use std::path::Path;
 
-use model_loader::{AgentMap, hub_cache};
+use hub_fetch::{Hub, Plan, Request, Source};
+use model_loader::AgentMap;
 use model_store::{AgentName, ModelStore, exit};
-use trt_compiler::{ModelSource, Provenance};
+use trt_compiler::{Interrupt, ModelSource, Provenance};
 
 use crate::cli::BuildArgs;
 use crate::failure::Failure;
+use crate::fetching::Fetching;
+
+/// Where the model is, or what it takes to get it.
+pub(crate) enum Chosen {
+    /// It is here.
+    Here(ModelSource),
+    /// It is on the Hub.
+    ToFetch(Plan),
+}
+
+impl Chosen {
+    /// What to write down about it.
+    pub(crate) fn provenance(&self, args: &BuildArgs) -> Provenance {
+        match self {
+            Self::Here(source) => source.provenance(),
+            Self::ToFetch(plan) => Provenance::Hub {
+                model_id: plan.model_id.clone(),
+                revision: args.revision.clone(),
+                commit: plan.commit.clone(),
+            },
+        }
+    }
+}
 
 /// The model that `--model-id` or `--source` names.
-pub(crate) fn named(args: &BuildArgs) -> Result<Option<ModelSource>, Failure> {
+pub(crate) fn named(args: &BuildArgs, interrupt: &Interrupt) -> Result<Option<Chosen>, Failure> {
     match (&args.model_id, &args.source) {
-        (Some(id), _) => from_cache(id, &args.revision).map(Some),
-        (None, Some(folder)) => from_folder(folder).map(Some),
+        (Some(id), _) => from_hub(id, args, Download::unless(args.dry_run), interrupt).map(Some),
+        (None, Some(folder)) => from_folder(folder).map(Chosen::Here).map(Some),
         (None, None) => Ok(None),
     }
 }
@@ -23,13 +47,14 @@ pub(crate) fn of_agent(
     args: &BuildArgs,
     agent: &AgentName,
     store: &ModelStore,
-) -> Result<ModelSource, Failure> {
+    interrupt: &Interrupt,
+) -> Result<Chosen, Failure> {
     if let Some(current) = store.get_current(agent)? {
-        return Ok(ModelSource::Published(current));
+        return Ok(Chosen::Here(ModelSource::Published(current)));
     }
     let map = AgentMap::from_env()?;
     if let Some(id) = map.model_id(agent.as_str()) {
-        return from_cache(id, &args.revision);
+        return from_hub(id, args, Download::unless(args.dry_run), interrupt);
     }
     let nothing = store.agent_not_found(agent);
     Err(Failure::message(
@@ -52,26 +77,54 @@ fn from_folder(folder: &Path) -> Result<ModelSource, Failure> {
     Ok(ModelSource::Folder { path, provenance })
 }
 
-/// The model that an id names.
-pub(crate) fn from_hub(id: &str, args: &BuildArgs) -> Result<ModelSource, Failure> {
-    from_cache(id, &args.revision)
+/// Whether what is not here is fetched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Download {
+    Now,
+    Later,
 }
 
-fn from_cache(id: &str, revision: &str) -> Result<ModelSource, Failure> {
-    let Some(snapshot) = hub_cache::find(id, revision)? else {
-        let cache = hub_cache::dir().map_or("there is none".to_owned(), |path| path.display().to_string());
-        return Err(Failure::message(
-            exit::NOT_FOUND,
-            format!(
-                "{id} at {revision} is not in the local Hub cache ({cache}), and this version does not download; \
-                 fetch it with `hf download {id} --revision {revision}`, or give a folder with --source DIR"
-            ),
-        ));
+impl Download {
+    fn unless(dry_run: bool) -> Self {
+        if dry_run { Self::Later } else { Self::Now }
+    }
+}
+
+/// The model's files, downloaded where they are not here yet and that is wanted.
+pub(crate) fn from_hub(
+    id: &str,
+    args: &BuildArgs,
+    download: Download,
+    interrupt: &Interrupt,
+) -> Result<Chosen, Failure> {
+    let hub = Hub::from_env()?;
+    let request = Request::new(id).at(&args.revision);
+    let stop = interrupt.flag();
+    let snapshot = if download == Download::Later {
+        let plan = hub.plan(&request, &stop)?;
+        match hub.cached(&request.at(&plan.commit))? {
+            Some(snapshot) => snapshot,
+            None => return Ok(Chosen::ToFetch(plan)),
+        }
+    } else {
+        let fetching = Fetching::new(args.json);
+        let snapshot = hub.fetch(&request, &fetching, &stop)?;
+        fetching.end(id, &snapshot);
+        snapshot
     };
+    if let Some(name) = &snapshot.renamed_to {
+        anstream::eprintln!("note: {id} is called {name} now; it was taken from there");
+    }
+    if let Source::Unreachable(why) = &snapshot.source {
+        anstream::eprintln!(
+            "note: {why}\nnote: taking {id} as the cache has it, at {}; a newer one may be out",
+            snapshot.commit
+        );
+    }
     let provenance = Provenance::Hub {
         model_id: id.to_owned(),
-        revision: revision.to_owned(),
+        revision: args.revision.clone(),
         commit: snapshot.commit.clone(),
     };
-    Ok(ModelSource::Folder { path: snapshot.path, provenance })
+    Ok(Chosen::Here(ModelSource::Folder { path: snapshot.path, provenance }))
 }

@@ -181,7 +181,7 @@ impl Run<'_> {
             Provenance::Folder { path } => format!("folder {path}"),
             Provenance::Store { agent, version, .. } => format!("store: {agent}/{version}"),
             Provenance::Hub { model_id, commit, .. } => {
-                format!("hub cache: {model_id} at {}", commit.get(..12).unwrap_or(commit))
+                format!("hub: {model_id} at {}", commit.get(..12).unwrap_or(commit))
             }
         };
         let bytes = entries.iter().map(|entry| entry.size).sum();

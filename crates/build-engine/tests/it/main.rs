@@ -9,6 +9,7 @@
 mod bad_input;
 mod concurrency;
 mod families;
+mod hub;
 mod main_job;
 mod roster;
 mod stopping;

@@ -166,7 +166,7 @@ fn the_agent_map_names_a_model_for_an_agent_without_versions() {
     let output = bench.command(&["--agent", "analyst"]).env("AGENT_MODEL_MAP", &map).output().unwrap();
     // The cache is empty; that the map was followed shows in what is missing.
     assert_eq!(output.status.code(), Some(3), "{}", shown(&output));
-    assert!(text(&output.stderr).contains("news/sentiment at main is not in the local Hub cache"));
+    assert!(text(&output.stderr).contains("news/sentiment at main is not whole in"));
 }
 
 #[test]

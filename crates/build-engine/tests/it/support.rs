@@ -34,6 +34,11 @@ impl Bench {
         self.scratch.path().join("store")
     }
 
+    /// The cache of the Hub.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.scratch.path().join("hub")
+    }
+
     pub(crate) fn store(&self) -> ModelStore {
         ModelStore::create(self.root()).unwrap()
     }
@@ -51,7 +56,10 @@ impl Bench {
         command
             .args(arguments)
             .env("MODEL_STORE_ROOT", self.root())
-            .env("HF_HUB_CACHE", self.scratch.path().join("hub"))
+            .env("HF_HUB_CACHE", self.cache())
+            // Nobody outside is asked; the tests of fetching have a Hub of their own.
+            .env("HF_HUB_OFFLINE", "1")
+            .env_remove("HF_TOKEN")
             .env_remove("AGENT_MODEL_MAP")
             .env_remove("STRICT_MODEL_STORE")
             .stdin(Stdio::null());

@@ -2,8 +2,10 @@
 //!
 //! `HUB_PYTHON` names a Python that has it; `make hub-python` makes one. Without it these tests skip and say so.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use hub_fetch::{Request, Source};
 
@@ -46,6 +48,11 @@ impl<'a> Python<'a> {
         for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
             command.env_remove(name);
         }
+        command
+    }
+
+    fn eval(&self, expression: &str, more: &[(&str, &str)]) -> String {
+        let mut command = self.command(PRELUDE, expression);
         let output = command.envs(more.iter().copied()).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{expression}: {}", String::from_utf8_lossy(&output.stderr));
@@ -149,4 +156,35 @@ fn what_python_downloaded_is_found_here() {
     let rest = world.fetch(&Request::new("acme/sharded")).unwrap();
     assert_same(&world, &rest, "acme/sharded");
     assert_eq!(rest.files.iter().map(|file| file.size_bytes).sum::<u64>() - rest.downloaded_bytes, 1000);
+}
+
+/// Both lock the same file by the same call.
+#[test]
+fn python_and_we_wait_for_each_other() {
+    let world = World::new();
+    let Some(python) = Python::new(&world) else { return };
+    let snapshot = world.fetch(&tiny()).unwrap();
+    let blob = snapshot.path.join("config.json").canonicalize().unwrap();
+    let name = blob.file_name().unwrap().to_str().unwrap().to_owned();
+    std::fs::remove_dir_all(world.repository("acme/tiny")).unwrap();
+    let lock = world.cache().join(".locks/models--acme--tiny").join(format!("{name}.lock"));
+    let script = "import sys\n\
+        from huggingface_hub.utils import WeakFileLock\n\
+        with WeakFileLock(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()\n";
+    let mut holder = python
+        .command(script, lock.to_str().unwrap())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "held");
+    let hub = world.hub(&[]);
+    let fetching = std::thread::spawn(move || fetch(&hub, &tiny()));
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!fetching.is_finished(), "the lock was not heeded");
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    assert_same(&world, &fetching.join().unwrap().unwrap(), "acme/tiny");
 }

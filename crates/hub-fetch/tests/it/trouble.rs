@@ -55,11 +55,7 @@ fn what_is_got_over() {
     check("a wrong byte", &[("/file?", 1, What::Flip(2_000_000))], |seen| {
         seen.iter().filter(|request| request.path.contains("/file?")).count() == 2
     });
-    check(
-        "a wrong byte in a small file",
-        &[("tokenizer.json", 1, What::Flip(3))],
-        any,
-    );
+    check("a wrong byte in a small file", &[("tokenizer.json", 1, What::Flip(3))], any);
     check("an expired link", &[("/file?", 1, status(403, &[]))], any);
     check("overload", &[("resolve", 2, status(503, &[])), ("/api/", 2, status(500, &[]))], any);
     check("too late", &[("/api/", 1, What::Late(3000))], |seen| {
