@@ -36,13 +36,21 @@ impl<'a> Python<'a> {
             );
             return None;
         };
-        Some(Self { program: program.into(), world })
+        let program = PathBuf::from(program);
+        if !program.is_file() {
+            eprintln!(
+                "skipped: HUB_PYTHON is {}, which is not there; `make hub-python` makes it",
+                program.display()
+            );
+            return None;
+        }
+        Some(Self { program, world })
     }
 
-    fn eval(&self, expression: &str, more: &[(&str, &str)]) -> String {
+    fn command(&self, script: &str, argument: &str) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .args(["-c", PRELUDE, expression])
+            .args(["-c", script, argument])
             .envs(self.world.variables())
             .env("HF_HUB_DISABLE_PROGRESS_BARS", "1");
         for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
