@@ -179,6 +179,7 @@ fn wrong(variable: &str, reason: &str) -> FetchError {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may")]
 mod tests {
     use super::*;
 

@@ -246,8 +246,10 @@ impl FetchError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Name { .. } | Self::Environment { .. } => exit::USAGE,
-            Self::Offline { .. } | Self::NotFound { .. } | Self::RevisionNotFound { .. } => exit::NOT_FOUND,
-            Self::NoWeights { .. } => exit::NOT_FOUND,
+            Self::Offline { .. }
+            | Self::NotFound { .. }
+            | Self::RevisionNotFound { .. }
+            | Self::NoWeights { .. } => exit::NOT_FOUND,
             Self::Gated { .. } | Self::BadToken { .. } | Self::Disabled { .. } | Self::OnlyPickles { .. } => {
                 exit::REFUSED
             }

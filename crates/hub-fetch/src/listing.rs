@@ -179,6 +179,7 @@ pub(crate) fn from_tree(json: &[u8]) -> Option<Listing> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may")]
 mod tests {
     use super::*;
 

@@ -85,14 +85,13 @@ impl Part {
             return Ok(Err(Damage(format!("expected {size} bytes, got {}", self.have))));
         }
         let Some(digest) = &self.digest else { return Ok(Ok(())) };
-        let found = match self.hasher.clone() {
-            Some(hasher) => hasher.finish(),
-            None => {
-                let mut hasher = Hasher::new(digest, self.have);
-                let hashed = self.file.rewind().and_then(|()| hasher.read(&mut self.file, u64::MAX));
-                hashed.map_err(|error| FetchError::io("read", &self.path, error))?;
-                hasher.finish()
-            }
+        let found = if let Some(hasher) = self.hasher.clone() {
+            hasher.finish()
+        } else {
+            let mut hasher = Hasher::new(digest, self.have);
+            let hashed = self.file.rewind().and_then(|()| hasher.read(&mut self.file, u64::MAX));
+            hashed.map_err(|error| FetchError::io("read", &self.path, error))?;
+            hasher.finish()
         };
         Ok(if found == *digest { Ok(()) } else { Err(Damage(format!("expected {digest}, got {found}"))) })
     }

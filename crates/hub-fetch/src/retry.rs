@@ -26,7 +26,7 @@ impl Default for Retry {
             times: 5,
             first_wait: Duration::from_secs(1),
             longest_wait: Duration::from_secs(8),
-            patience: Duration::from_secs(300),
+            patience: Duration::from_mins(5),
         }
     }
 }
@@ -38,7 +38,7 @@ impl Retry {
         let whole = self.first_wait.saturating_mul(1 << count.min(16)).min(self.longest_wait);
         // RandomState is seeded anew for each hasher; its hash of nothing is a random number.
         let chance = RandomState::new().hash_one(count) % 512;
-        whole - whole.mul_f64(chance as f64 / 1024.0)
+        whole.mul_f64(1.0 - chance as f64 / 1024.0)
     }
 }
 

@@ -12,11 +12,11 @@ pub(crate) fn is_wanted(path: &str, graphs: Graphs, all: &[&str]) -> bool {
     match folder {
         "" => match name {
             // Mistral's repositories have their weights twice, under their own names and under transformers'.
-            _ if name.starts_with("consolidated") && name.ends_with(".safetensors") => !has_weights(all),
+            _ if name.starts_with("consolidated") && ending(name) == "safetensors" => !has_weights(all),
             _ => is_model_file(name) || graphs == Graphs::Take && is_graph(name),
         },
         "onnx" => graphs == Graphs::Take && is_graph(name),
-        "additional_chat_templates" => name.ends_with(".jinja"),
+        "additional_chat_templates" => ending(name) == "jinja",
         _ => is_module(folder) && is_model_file(name),
     }
 }
@@ -34,12 +34,15 @@ pub(crate) fn pickles<'a>(all: &[&'a str]) -> Vec<&'a str> {
     all.iter().copied().filter(named).collect()
 }
 
+fn ending(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(_, ending)| ending)
+}
+
 fn is_model_file(name: &str) -> bool {
     if name.starts_with('.') {
         return false;
     }
-    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-    matches!(ending, "safetensors" | "json" | "model" | "jinja" | "tiktoken")
+    matches!(ending(name), "safetensors" | "json" | "model" | "jinja" | "tiktoken")
         || matches!(name, "vocab.txt" | "merges.txt" | "added_tokens.txt")
 }
 

@@ -40,6 +40,7 @@ impl fmt::Debug for Token {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may")]
 mod tests {
     use super::*;
 

@@ -44,7 +44,7 @@ struct Cli {
     #[arg(long, value_name = "ADDRESS")]
     cdn: Option<SocketAddr>,
 
-    /// How clients reach the second address [default: http://ADDRESS]
+    /// How clients reach the second address [default: `http://` and ADDRESS]
     #[arg(long, value_name = "URL", requires = "cdn")]
     cdn_url: Option<String>,
 

@@ -108,16 +108,13 @@ impl Service {
                     return Err(Refusal::Gated { id, page, with_token }.into());
                 }
                 let entry = entry_of(&snapshot, &path)?;
-                match (&self.cdn, &entry.sha256) {
-                    (Some(cdn), Some(_)) => {
-                        let link = cdn.link(&Linked { id, commit: snapshot.commit.clone(), path });
-                        let answer = moved(StatusCode::FOUND, &link);
-                        Ok(with_commit(described(answer, entry), &snapshot))
-                    }
-                    _ => {
-                        let answer = described(file(ask, entry, &path)?, entry);
-                        Ok(with_commit(answer, &snapshot))
-                    }
+                if let (Some(cdn), Some(_)) = (&self.cdn, &entry.sha256) {
+                    let link = cdn.link(&Linked { id, commit: snapshot.commit.clone(), path });
+                    let answer = moved(StatusCode::FOUND, &link);
+                    Ok(with_commit(described(answer, entry), &snapshot))
+                } else {
+                    let answer = described(file(ask, entry, &path)?, entry);
+                    Ok(with_commit(answer, &snapshot))
                 }
             }
         }

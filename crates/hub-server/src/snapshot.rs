@@ -158,6 +158,7 @@ fn pointer(sha256: &str, size: u64) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may")]
 mod tests {
     use super::*;
 

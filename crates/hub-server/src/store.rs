@@ -29,18 +29,18 @@ pub(crate) fn snapshot(
     revision: &str,
 ) -> Result<Option<Snapshot>, StoreError> {
     if revision == MAIN {
-        return store.get_current(agent)?.as_ref().map(of_version).transpose();
+        return Ok(store.get_current(agent)?.as_ref().map(of_version));
     }
     if let Ok(selector) = revision.parse() {
         match store.select(agent, &selector) {
-            Ok(version) => return of_version(&version).map(Some),
+            Ok(version) => return Ok(Some(of_version(&version))),
             Err(StoreError::VersionNotFound { .. } | StoreError::NothingCurrent { .. }) => {}
             Err(error) => return Err(error),
         }
     }
     for version in store.versions(agent)? {
         if let Some(version) = by_commit(store, agent, &version, revision)? {
-            return of_version(&version).map(Some);
+            return Ok(Some(of_version(&version)));
         }
     }
     Ok(None)
@@ -62,7 +62,7 @@ fn commit_of(version: &Current) -> String {
 }
 
 /// Every file is served as one of LFS, since its SHA-256 is what the manifest knows.
-fn of_version(version: &Current) -> Result<Snapshot, StoreError> {
+fn of_version(version: &Current) -> Snapshot {
     let manifest = version.manifest();
     let entry = |size, sha256: &model_store::Digest, path: &PayloadPath| {
         Entry::lfs(size, hex::encode(sha256.as_bytes()), Place::Version(version.clone(), path.clone()))
@@ -72,5 +72,5 @@ fn of_version(version: &Current) -> Result<Snapshot, StoreError> {
         .iter()
         .map(|file| (file.path.to_string(), entry(file.size, &file.sha256, &file.path)))
         .collect();
-    Ok(Snapshot { commit: commit_of(version), files })
+    Snapshot { commit: commit_of(version), files }
 }

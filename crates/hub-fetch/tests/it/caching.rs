@@ -153,7 +153,9 @@ fn a_cache_that_cannot_be_written() {
     let repository = world.repository("acme/tiny");
     let folders = [repository.clone(), repository.join("refs"), repository.join("blobs"), world.cache()];
     let mode = |mode| {
-        folders.iter().for_each(|path| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap())
+        for path in &folders {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
     };
     mode(0o555);
     let again = world.fetch(&tiny()).map(|again| again.path);
