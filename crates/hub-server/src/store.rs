@@ -67,10 +67,50 @@ fn of_version(version: &Current) -> Snapshot {
     let entry = |size, sha256: &model_store::Digest, path: &PayloadPath| {
         Entry::lfs(size, hex::encode(sha256.as_bytes()), Place::Version(version.clone(), path.clone()))
     };
-    let files: BTreeMap<String, Entry> = manifest
+    let mut files: BTreeMap<String, Entry> = manifest
         .files
         .iter()
         .map(|file| (file.path.to_string(), entry(file.size, &file.sha256, &file.path)))
         .collect();
+    // A client has no use for a link; it gets the file that one leads to.
+    for link in &manifest.links {
+        let target = led_to(link.path.as_ref(), &link.target);
+        if let Some(entry) = target.and_then(|target| files.get(&target).cloned()) {
+            files.insert(link.path.to_string(), entry);
+        }
+    }
     Snapshot { commit: commit_of(version), files }
+}
+
+/// The payload path that a link at `path` leads to; `None` if that is out of the version.
+fn led_to(path: &str, target: &str) -> Option<String> {
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop()?;
+            }
+            part => parts.push(part),
+        }
+    }
+    (!target.starts_with('/')).then(|| parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_links_lead() {
+        let check = |path: &str, target: &str, expected: Option<&str>| {
+            assert_eq!(led_to(path, target).as_deref(), expected, "{path} -> {target}");
+        };
+        check("a.json", "b.json", Some("b.json"));
+        check("sub/a.json", "../b.json", Some("b.json"));
+        check("sub/a.json", "./x/b.json", Some("sub/x/b.json"));
+        check("a.json", "../b.json", None);
+        check("a.json", "/etc/passwd", None);
+    }
 }

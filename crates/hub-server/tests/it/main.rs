@@ -219,6 +219,8 @@ fn a_store_is_served() {
         let staging = store.stage_new(&agent, &version.parse().unwrap()).unwrap();
         staging.write(&"config.json".parse().unwrap(), b"{}").unwrap();
         staging.write(&"sub/model.safetensors".parse().unwrap(), bytes.as_bytes()).unwrap();
+        std::os::unix::fs::symlink("sub/model.safetensors", staging.path().join("model.safetensors"))
+            .unwrap();
         staging.finalize(FinalizeOptions::default()).unwrap();
     }
     let server = Running::start(&["--store", store.root().to_str().unwrap()]);
@@ -226,6 +228,7 @@ fn a_store_is_served() {
         |revision: &str| server.get(&format!("/store/scout/resolve/{revision}/sub/model.safetensors"));
     assert_eq!(weights("main").body, b"second");
     assert_eq!(weights("v1").body, b"first");
+    assert_eq!(server.get("/store/scout/resolve/v1/model.safetensors").body, b"first");
     let first = server.get("/api/models/store/scout/revision/v1?blobs=true").json();
     let commit = first["sha"].as_str().unwrap();
     assert_eq!(commit.len(), 40);
