@@ -1,8 +1,10 @@
 //! Offline, unreachable, and shared with others.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -89,9 +91,45 @@ fn a_proxy_is_gone_through_unless_the_host_is_named() {
     assert!(matches!(error, FetchError::Unreachable { .. }), "{error:?}");
     let direct = [proxied[0], ("NO_PROXY", "localhost,127.0.0.1")];
     fetch(&world.hub(&direct), &tiny()).unwrap();
+    fs::remove_dir_all(world.cache()).unwrap();
+    let (address, tunnels) = proxy();
+    let alive = [("HTTP_PROXY", address.as_str())];
+    assert_same(&world, &fetch(&world.hub(&alive), &tiny()).unwrap(), "acme/tiny");
+    // The Hub and the second address, each through the proxy.
+    assert!(tunnels.load(Ordering::Relaxed) >= 2, "{tunnels:?}");
     let other = [("HTTPS_PROXY", "http://127.0.0.1:1")];
     fs::remove_dir_all(world.cache()).unwrap();
     fetch(&world.hub(&other), &tiny()).unwrap();
+}
+
+/// A proxy that connects whoever asks, and counts them.
+fn proxy() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let tunnels = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tunnels);
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, count) = (client.unwrap(), Arc::clone(&count));
+            thread::spawn(move || {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    client.read_exact(&mut byte).unwrap();
+                    head.extend(byte);
+                }
+                let head = String::from_utf8(head).unwrap();
+                let target = head.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap();
+                let mut server = TcpStream::connect(target).unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+                let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || std::io::copy(&mut from, &mut to));
+                let _ = std::io::copy(&mut server, &mut client);
+            });
+        }
+    });
+    (address, tunnels)
 }
 
 /// Tells whether anybody was waited for.

@@ -160,6 +160,21 @@ fn what_is_not_got_over() {
     );
 }
 
+/// The sizes are known before anything comes, and so is whether there is room.
+#[test]
+fn a_model_that_is_larger_than_the_disk() {
+    let world = World::new();
+    let text = r#"{"sha": "0123456789012345678901234567890123456789", "siblings": [
+        {"rfilename": "model.safetensors", "blobId": "0123456789012345678901234567890123456789", "size": 1000000000000000000}]}"#;
+    world.server.set(&[("/api/", 1, What::Status { code: 200, headers: Vec::new(), text: text.into() })]);
+    let error = world.fetch(&tiny()).unwrap_err();
+    assert!(matches!(error, FetchError::NoRoom { needed_bytes: 1_000_000_000_000_000_000, .. }), "{error:?}");
+    assert!(error.to_string().contains("HF_HUB_CACHE"), "{error}");
+    assert_eq!(error.exit_code(), model_store::exit::ENVIRONMENT);
+    assert_eq!(world.server.seen().len(), 1);
+    assert!(!world.cache().exists());
+}
+
 /// The process ended in the middle, or what it left is not what it seems.
 #[test]
 fn what_an_earlier_run_has_left() {
