@@ -71,9 +71,11 @@ fn a_model_of_the_hub_is_fetched_built_and_named_in_the_evidence() {
 
     // It is here now: offline, and from a Hub that is down, the same is built.
     let mut arguments = MODEL.to_vec();
-    arguments.extend(["--no-engine", "--no-activate"]);
+    arguments.extend(["--no-engine", "--no-activate", "--output-version", "v2"]);
     let output = bench.run(&arguments);
     assert!(output.status.success(), "{}", shown(&output));
+    // A default name is of the second, and both may be built within one.
+    *arguments.last_mut().unwrap() = "v3";
     let output = hub.command(&bench, &arguments).env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap();
     assert!(output.status.success(), "{}", shown(&output));
     assert!(text(&output.stderr).contains("a newer one may be out"), "{}", shown(&output));
