@@ -1,6 +1,5 @@
 //! The whole of it: from a model's name to a folder of checked files.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,11 +14,11 @@ use crate::download::{Job, is_here};
 use crate::environment::Hub;
 use crate::error::FetchError;
 use crate::listing::{About, Listing, Wanted};
+use crate::local::{found_in, is_intact, listed};
 use crate::names::{check_model_id, check_revision, is_commit};
 use crate::progress::{Plan, PlanFile, Progress};
-use crate::request::{Existing, Graphs, Request};
+use crate::request::{Existing, Request};
 use crate::retry::Retry;
-use crate::selection;
 use crate::snapshot::{Proof, Snapshot, SnapshotFile, Source};
 
 /// How soon a wish to stop is noticed.
@@ -331,71 +330,6 @@ fn all(job: &Job<'_>, files: &[Wanted], at_once: usize) -> Result<u64, FetchErro
         None if job.asking.halt.load(Ordering::Relaxed) => Err(FetchError::Stopped),
         None => Ok(came.into_inner()),
     }
-}
-
-/// The files of a commit whose list is known.
-fn listed(listing: &Listing, about: &About<'_>, graphs: Graphs) -> Result<Vec<Wanted>, FetchError> {
-    let wanted = listing.wanted(about, graphs)?.into_iter().filter_map(|path| {
-        let facts = &listing.files[&path];
-        Wanted::new(&path, facts.size, facts.etag()?)
-    });
-    Ok(wanted.collect())
-}
-
-/// The files of a snapshot whose list is not known; `Err` names what is missing for certain.
-fn found_in(snapshot: &Path, graphs: Graphs) -> Result<Vec<Wanted>, String> {
-    let mut paths = BTreeSet::new();
-    walk(snapshot, "", &mut paths);
-    let all: Vec<&str> = paths.iter().map(String::as_str).collect();
-    let wanted: Vec<&str> =
-        all.iter().copied().filter(|path| selection::is_wanted(path, graphs, &all)).collect();
-    if !wanted.iter().any(|path| path.ends_with(".safetensors")) {
-        return Err("there are no *.safetensors".to_owned());
-    }
-    if !wanted.contains(&"config.json")
-        && !wanted.contains(&"modules.json")
-        && !wanted.contains(&"adapter_config.json")
-    {
-        return Err("there is no config.json".to_owned());
-    }
-    for index in wanted.iter().filter(|path| path.ends_with(".safetensors.index.json")) {
-        let json = std::fs::read(snapshot.join(index)).map_err(|error| format!("{index}: {error}"))?;
-        let index: serde_json::Value =
-            serde_json::from_slice(&json).map_err(|error| format!("{index}: {error}"))?;
-        let shards =
-            index.get("weight_map").and_then(|map| map.as_object()).into_iter().flat_map(|map| map.values());
-        if let Some(shard) = shards.filter_map(|shard| shard.as_str()).find(|shard| !paths.contains(*shard)) {
-            return Err(format!("{shard} is missing"));
-        }
-    }
-    let file = |path: &&str| {
-        let blob =
-            snapshot.join(path).read_link().ok().and_then(|to| Some(to.file_name()?.to_str()?.to_owned()));
-        Wanted::new(path, None, &blob.unwrap_or_else(|| "unknown".to_owned()))
-    };
-    Ok(wanted.iter().filter_map(file).collect())
-}
-
-fn walk(folder: &Path, prefix: &str, paths: &mut BTreeSet<String>) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            walk(&entry.path(), &format!("{prefix}{name}/"), paths);
-        } else if entry.path().is_file() {
-            paths.insert(format!("{prefix}{name}"));
-        }
-    }
-}
-
-fn is_intact(snapshot: &Path, file: &Wanted) -> Result<bool, FetchError> {
-    let Some(digest) = &file.digest else { return Ok(true) };
-    let path = snapshot.join(&file.path);
-    let check = || {
-        let mut bytes = std::fs::File::open(&path)?;
-        let size = bytes.metadata()?.len();
-        digest.check(&mut bytes, size)
-    };
-    Ok(check().map_err(|error| FetchError::io("read", &path, error))?.is_ok())
 }
 
 fn described(snapshot: &Path, file: &Wanted) -> SnapshotFile {

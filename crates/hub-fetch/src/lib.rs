@@ -38,6 +38,7 @@ mod environment;
 mod error;
 mod fetch;
 mod listing;
+mod local;
 mod lock;
 mod names;
 mod part;
