@@ -9,8 +9,8 @@ use onnx_export::Precision;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use trt_compiler::engine::BuildOptions;
 use trt_compiler::{
-    Calibration, EngineWish, Interrupt, Job, ModelSource, Runtimes, Target, Thresholds, default_version, now,
-    texts,
+    Calibration, EngineWish, Interrupt, Job, ModelSource, Reuse, Runtimes, Target, Thresholds,
+    default_version, now, texts,
 };
 
 use crate::cli::BuildArgs;
@@ -135,7 +135,7 @@ pub(crate) fn job(
         precision: args.precision,
         keep_fp32: args.keep_fp32.clone(),
         calibration,
-        profile: args.profile,
+        profile: args.profile.first().copied(),
         targets: targets(args),
         engine: if args.no_engine || !cfg!(feature = "tensorrt") {
             EngineWish::Skip
@@ -150,6 +150,8 @@ pub(crate) fn job(
         activation: if args.no_activate { Activation::Keep } else { Activation::Activate },
         runtimes: Runtimes::from_env(),
         build: BuildOptions { timeout: args.build_timeout, ..build },
+        options: args.engine_options(),
+        reuse: if args.rebuild { Reuse::Forbidden } else { Reuse::Allowed },
     })
 }
 

@@ -9,6 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use model_store::{AgentName, VersionName};
 use onnx_export::{Pattern, Precision};
+use trt_compiler::engine::{EngineOptions, PlanTrait};
 use trt_compiler::{Method, Profile, Target};
 
 use crate::failure::Failure;
@@ -123,13 +124,42 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "N", help_heading = "Publish")]
     pub(crate) keep: Option<usize>,
 
-    /// Sizes the engine takes: MIN,OPT,MAX sentences x MIN,OPT,MAX tokens [default: 1,8,64x1,128,512]
+    /// Sizes the engine takes: MIN,OPT,MAX sentences x MIN,OPT,MAX tokens; may be repeated, for kernels of their own for
+    /// each [default: 1,8,64x1,128,512]
     #[arg(long, value_name = "BATCHxSEQ", help_heading = "Engine")]
-    pub(crate) profile: Option<Profile>,
+    pub(crate) profile: Vec<Profile>,
 
     /// GPU generations the engine runs on: 75, 80, 86, 89, 120, 121 [default: 80,86,89,120,121]
     #[arg(long, value_name = "SM,…", value_delimiter = ',', help_heading = "Engine")]
     pub(crate) target: Vec<Target>,
+
+    /// How hard TensorRT looks for fast kernels, 0 to 5 [default: TensorRT's own, 3]
+    #[arg(long, value_name = "LEVEL", help_heading = "Engine", value_parser = clap::value_parser!(u8).range(0..=5))]
+    pub(crate) opt_level: Option<u8>,
+
+    /// The most memory that kernels may ask for to work in: 512M, 2G [default: all that the GPU has]
+    #[arg(long, value_name = "SIZE", help_heading = "Engine", value_parser = parse_size)]
+    pub(crate) workspace: Option<u64>,
+
+    /// Keep the weights in host memory, and stream them to the GPU
+    #[arg(long, help_heading = "Engine")]
+    pub(crate) weight_streaming: bool,
+
+    /// A plan for later versions of TensorRT as well (TensorRT-RTX refuses this)
+    #[arg(long, help_heading = "Engine")]
+    pub(crate) version_compatible: bool,
+
+    /// A plan for other GPU generations as well (TensorRT-RTX refuses this; see --target)
+    #[arg(long, help_heading = "Engine")]
+    pub(crate) hardware_compatible: bool,
+
+    /// A plan without weights, which it gets when it is loaded (TensorRT-RTX refuses this on a host without a GPU)
+    #[arg(long, help_heading = "Engine")]
+    pub(crate) strip: bool,
+
+    /// Build the engine even if the store holds one that was built from the same
+    #[arg(long, help_heading = "Engine")]
+    pub(crate) rebuild: bool,
 
     /// Publish the model and its checked graph without an engine
     #[arg(long, help_heading = "Engine")]
@@ -190,6 +220,40 @@ pub(crate) struct BuildArgs {
     pub(crate) json: bool,
 }
 
+impl BuildArgs {
+    /// How the engine is built beyond what its graph says.
+    pub(crate) fn engine_options(&self) -> EngineOptions {
+        let traits = [
+            (self.weight_streaming, PlanTrait::WeightStreaming),
+            (self.version_compatible, PlanTrait::VersionCompatible),
+            (self.hardware_compatible, PlanTrait::HardwareCompatible),
+            (self.strip, PlanTrait::Stripped),
+        ];
+        EngineOptions {
+            more_profiles: self.profile.iter().skip(1).copied().collect(),
+            level: self.opt_level,
+            workspace_bytes: self.workspace,
+            traits: traits.into_iter().filter(|(wanted, _)| *wanted).map(|(_, it)| it).collect(),
+        }
+    }
+}
+
+/// `512M`, `2G`: a number, and K, M, G or T for powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("{text:?} is no size: a number and K, M, G or T, such as 512M");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        "T" | "TB" | "TIB" => 40,
+        _ => return Err(wrong()),
+    };
+    let number = digits.parse::<u64>().ok().filter(|number| *number > 0).ok_or_else(wrong)?;
+    number.checked_mul(1 << shift).filter(|bytes| usize::try_from(*bytes).is_ok()).ok_or_else(wrong)
+}
+
 fn parse_pattern(text: &str) -> Result<Pattern, String> {
     Pattern::new(text).map_err(|error| error.to_string())
 }
@@ -222,6 +286,19 @@ pub(crate) fn completions(shell: Shell) -> Result<ExitCode, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_parse_or_say_why_not() {
+        let check = |text: &str, expected: Option<u64>| assert_eq!(parse_size(text).ok(), expected, "{text}");
+        check("512M", Some(512 << 20));
+        check("2GiB", Some(2 << 30));
+        check("1000", Some(1000));
+        check("0", None);
+        check("G", None);
+        check("-1M", None);
+        check("1.5G", None);
+        check("99999999999T", None);
+    }
 
     #[test]
     fn the_definition_is_sound() {

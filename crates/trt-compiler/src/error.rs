@@ -152,9 +152,11 @@ impl CompileError {
             // A model that gives NaN is refused as a graph that does is.
             Self::Reference(LoadError::NotFinite { .. }) | Self::Gate { .. } => exit::REFUSED,
             Self::Reference(error) => error.exit_code(),
-            Self::Profile { .. } | Self::Turing | Self::NoCalibration { .. } | Self::NoFp8 { .. } => {
-                exit::USAGE
-            }
+            Self::Engine(EngineError::Unsupported { .. })
+            | Self::Profile { .. }
+            | Self::Turing
+            | Self::NoCalibration { .. }
+            | Self::NoFp8 { .. } => exit::USAGE,
             Self::Engine(EngineError::Refused { stage, .. }) if stage.starts_with("load") => {
                 exit::ENVIRONMENT
             }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::calibrate::Method;
-use crate::engine::{EngineFacts, InputShape};
+use crate::engine::{EngineFacts, EngineOptions, InputShape};
 use crate::gate::Verdict;
 use crate::profile::Profile;
 use crate::target::Target;
@@ -55,8 +55,15 @@ pub struct EngineDescription {
     pub targets: Vec<Target>,
     /// What its matrix products compute in.
     pub precision: Precision,
-    /// Batch × sequence.
+    /// Batch × sequence, of the first profile; further ones are among the options.
     pub profile: Profile,
+    /// How it was built, where that was not left to TensorRT.
+    pub options: EngineOptions,
+    /// SHA-256 over everything it was built from: engines of one key are interchangeable.
+    pub key: String,
+    /// The version whose engine was taken over instead of a build: `agent/version`. The facts are that build's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reused_from: Option<String>,
     /// Inputs with the span of each dimension.
     pub inputs: Vec<InputShape>,
     /// Outputs: name, element type, shape.

@@ -10,12 +10,13 @@ use onnx_export::{
 use serde::Serialize;
 
 use crate::calibrate::Method;
-use crate::engine::BuildOptions;
+use crate::engine::{BuildOptions, EngineOptions};
 use crate::error::CompileError;
 use crate::evidence::Provenance;
 use crate::gate::Thresholds;
 use crate::payload;
 use crate::profile::Profile;
+use crate::reuse::Reuse;
 use crate::runtimes::Runtimes;
 use crate::target::Target;
 
@@ -119,6 +120,10 @@ pub struct Job {
     pub runtimes: Runtimes,
     /// How to run the engine builder.
     pub build: BuildOptions,
+    /// How the engine is built beyond what its graph says.
+    pub options: EngineOptions,
+    /// Whether an equal engine of the store may take the place of a build.
+    pub reuse: Reuse,
 }
 
 /// What a run would do; made without writing anything.
@@ -168,10 +173,11 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
     let longest = exported.report.max_sequence;
     let default = if checkpoint.is_decoder() { Profile::DECODER } else { Profile::DEFAULT };
     let profile = job.profile.unwrap_or_else(|| default.capped(longest));
-    let asked = profile.sequence.max;
-    if asked as usize > longest {
+    let profiles = std::iter::once(&profile).chain(&job.options.more_profiles);
+    if let Some(asked) = profiles.map(|it| it.sequence.max).find(|asked| *asked as usize > longest) {
         return Err(CompileError::Profile { asked, longest });
     }
+    job.options.check()?;
     if job.engine == EngineWish::Build && job.targets.iter().any(|target| target.sm() == 75) {
         let scores = matches!(options.head, Head::SequenceClassification);
         if job.precision != Precision::Fp16 || scores {

@@ -23,6 +23,7 @@ mod observer;
 pub mod payload;
 mod profile;
 mod report;
+mod reuse;
 mod run;
 mod runtimes;
 pub mod session;
@@ -43,6 +44,7 @@ pub use naming::{default_version, now};
 pub use native::tensorrt_version;
 pub use observer::{Observer, Step};
 pub use profile::{Profile, Span};
+pub use reuse::{EngineRecord, FoundEngine, Reuse, engines_of};
 pub use run::{Outcome, dry_run, run};
 pub use runtimes::{
     DEFAULT_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, RUNTIMES_VARIABLE, RtxLibraries, Runtimes,

@@ -16,15 +16,17 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::calibrate;
-use crate::engine::{self, EngineRequest, InputShape, Tf32};
+use crate::engine::{self, EngineError, EngineFacts, EngineRequest, InputShape, Tf32};
 use crate::error::CompileError;
 use crate::evidence::{self, CalibrationRecord, EngineDescription, Evidence, Provenance};
 use crate::explain::{self, Explanation};
 use crate::gate::{Gate, Thresholds, Verdict};
 use crate::interrupt::Interrupt;
 use crate::job::{Calibration, EngineWish, Job, ModelSource, Plan, plan};
+use crate::native;
 use crate::observer::{Observer, Step};
 use crate::report;
+use crate::reuse::{self, FLAVOUR, LAYERS_FILE, Reuse, Search};
 use crate::runtimes::RtxLibraries;
 use crate::session::OnnxRuntime;
 use crate::subject::{Subject, Words};
@@ -375,15 +377,18 @@ impl Run<'_> {
         EngineRequest {
             onnx: staging.path().join(GRAPH),
             plan: staging.path().join("engines/building.engine"),
+            layers: staging.path().join("engines/building.layers"),
             libraries,
-            inputs: plan
-                .export
-                .inputs
-                .iter()
-                .map(|i| InputShape::new(&i.name, i.dtype, &plan.profile))
+            profiles: std::iter::once(&plan.profile)
+                .chain(&self.job.options.more_profiles)
+                .map(|profile| {
+                    let inputs = plan.export.inputs.iter();
+                    inputs.map(|input| InputShape::new(&input.name, input.dtype, profile)).collect()
+                })
                 .collect(),
             targets: plan.targets.clone(),
             tf32: if self.job.precision == Precision::Tf32 { Tf32::Allowed } else { Tf32::Forbidden },
+            options: self.job.options.clone(),
         }
     }
 
@@ -394,36 +399,46 @@ impl Run<'_> {
         request: &EngineRequest,
         files: &[FileEntry],
     ) -> Result<((EngineDescription, PayloadPath), String), CompileError> {
-        let progress = |phase: &str, step: i32, steps: i32| {
-            let number = |n: i32| u64::try_from(n).unwrap_or_default();
-            self.observer.progress(Step::Engine, number(step), number(steps), phase);
-        };
-        let facts = engine::build(request, &self.job.build, self.interrupt, progress)?;
-        let version: Vec<&str> = facts.version.split('.').take(3).collect();
+        let version = native::tensorrt_version(&request.libraries.core, None).map_err(|error| {
+            EngineError::Refused {
+                stage: "load TensorRT-RTX".to_owned(),
+                reason: error.to_string(),
+                log: Vec::new(),
+            }
+        })?;
+        let parts: Vec<&str> = version.split('.').take(3).collect();
         let targets = target::label(&plan.targets);
-        let folder =
-            format!("engines/tensorrt-rtx-{}/{targets}-{}", version.join("."), plan.export.precision);
+        let folder = format!("engines/{FLAVOUR}-{}/{targets}-{}", parts.join("."), plan.export.precision);
         let path = payload_path(&format!("{folder}/model.engine"))?;
-        let place = staging.path().join(path.as_str());
-        let io = |doing| move |source| CompileError::Io { doing, path: request.plan.clone(), source };
-        if let Some(parent) = place.parent() {
-            fs::create_dir_all(parent).map_err(io("make room for"))?;
-        }
-        fs::rename(&request.plan, &place).map_err(io("move"))?;
-        let (plan_sha256, _) =
-            fs::File::open(&place).and_then(|mut plan| Digest::of_reader(&mut plan)).map_err(io("read"))?;
-        let weights = files.iter().filter(|file| file.path.as_str().ends_with(".safetensors"));
+        let weights: Vec<FileEntry> =
+            files.iter().filter(|file| file.path.as_str().ends_with(".safetensors")).cloned().collect();
+        let key = reuse::key(&version, &plan.export.onnx_sha256, &weights, request);
+        let search = match self.job.reuse {
+            Reuse::Allowed => reuse::take_over(&self.job.store, staging, &path, &key)?,
+            Reuse::Forbidden => Search::default(),
+        };
+        let (facts, plan_sha256, reused_from) = match search.found {
+            Some((record, whose)) => (record.facts, record.plan_sha256, Some(whose)),
+            None => {
+                let (facts, digest) = self.run_builder(staging, request, &path)?;
+                (facts, digest.to_string(), None)
+            }
+        };
         let description = EngineDescription {
             format: 1,
-            flavour: "tensorrt-rtx".to_owned(),
-            plan_sha256: plan_sha256.to_string(),
+            flavour: FLAVOUR.to_owned(),
+            plan_sha256,
             targets: plan.targets.clone(),
             precision: plan.export.precision,
             profile: plan.profile,
-            inputs: request.inputs.clone(),
+            options: request.options.clone(),
+            key,
+            reused_from,
+            inputs: request.profiles.first().cloned().unwrap_or_default(),
             outputs: plan.export.outputs.clone(),
             onnx_sha256: plan.export.onnx_sha256.clone(),
             weights_sha256: weights
+                .iter()
                 .map(|file| (file.path.to_string(), Value::from(file.sha256.to_string())))
                 .collect(),
             checked: "the graph, on ONNX Runtime; the plan itself runs on no CPU".to_owned(),
@@ -431,15 +446,49 @@ impl Run<'_> {
         };
         staging.write(&payload_path(&format!("{folder}/engine.json"))?, &json_file(&description))?;
         let sms: Vec<String> = plan.targets.iter().map(Target::to_string).collect();
-        let summary = format!(
-            "tensorrt-rtx {}, SM {}, batch {} × seq {}, {}",
+        let more = match self.job.options.more_profiles.len() {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        let mut summary = format!(
+            "{FLAVOUR} {}, SM {}, batch {} × seq {}{more}, {}",
             description.facts.version,
             sms.join(" "),
             plan.profile.batch,
             plan.profile.sequence,
             human_size(description.facts.plan_bytes)
         );
+        if let Some(whose) = &description.reused_from {
+            summary += &format!(", reused from {whose} (--rebuild builds anew)");
+        }
+        for line in search.damaged {
+            summary += &format!("\n            {line}");
+        }
         Ok(((description, path), summary))
+    }
+
+    /// Has the child process build, and puts what it made where it belongs; gives the digest of the plan.
+    fn run_builder(
+        &self,
+        staging: &Staging,
+        request: &EngineRequest,
+        path: &PayloadPath,
+    ) -> Result<(EngineFacts, Digest), CompileError> {
+        let progress = |phase: &str, step: i32, steps: i32| {
+            let number = |n: i32| u64::try_from(n).unwrap_or_default();
+            self.observer.progress(Step::Engine, number(step), number(steps), phase);
+        };
+        let facts = engine::build(request, &self.job.build, self.interrupt, progress)?;
+        let place = staging.path().join(path.as_str());
+        let io = |doing| move |source| CompileError::Io { doing, path: request.plan.clone(), source };
+        if let Some(parent) = place.parent() {
+            fs::create_dir_all(parent).map_err(io("make room for"))?;
+            fs::rename(&request.layers, parent.join(LAYERS_FILE)).map_err(io("move"))?;
+        }
+        fs::rename(&request.plan, &place).map_err(io("move"))?;
+        let (digest, _) =
+            fs::File::open(&place).and_then(|mut plan| Digest::of_reader(&mut plan)).map_err(io("read"))?;
+        Ok((facts, digest))
     }
 
     fn publish(

@@ -47,6 +47,18 @@ fn every_bad_input_has_its_message_and_code_and_leaves_nothing() {
     check("data-centre target", keep, &["--target", "90"], 2, &["SM 90", "enterprise"]);
     check("falling profile", keep, &["--profile", "8,4,2x1"], 2, &["MIN ≤ OPT ≤ MAX"]);
     check("longer than the model", keep, &["--profile", "1x1,128,4096"], 2, &["4096", "512"]);
+    check("no level", keep, &["--opt-level", "6"], 2, &["0..=5"]);
+    check("no size", keep, &["--workspace", "lots"], 2, &["lots", "512M"]);
+    check("lean runtime", keep, &["--version-compatible"], 2, &["libnvinfer_lean.so.1", "leave it out"]);
+    check(
+        "other hardware",
+        keep,
+        &["--hardware-compatible"],
+        2,
+        &["unsupported in TensorRT-RTX", "--target"],
+    );
+    check("stripped", keep, &["--strip"], 2, &["graph_jit.cpp:278", "--strip"]);
+    check("a second profile too long", keep, &["--profile", "1x1,8,16", "--profile", "1x4096"], 2, &["4096"]);
     check("thresholds that are no numbers", keep, &["--max-abs", "nan"], 2, &["nan"]);
     check("a revision of a folder", keep, &["--revision", "v7"], 2, &["--revision", "--source"]);
     check(

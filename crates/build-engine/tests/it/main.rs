@@ -11,6 +11,7 @@ mod concurrency;
 mod families;
 mod hub;
 mod main_job;
+mod reuse;
 mod roster;
 mod stopping;
 mod support;

@@ -9,7 +9,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{EngineFacts, EngineRequest, WORKER_ARGUMENT, WorkerMessage};
+use super::{
+    EngineFacts, EngineRequest, ExamineRequest, Examined, WORKER_ARGUMENT, WorkerMessage, WorkerRequest,
+};
 use crate::interrupt::{Interrupt, Interrupted};
 
 /// How often a wish to stop or a time-out is looked at.
@@ -48,8 +50,18 @@ pub enum EngineError {
         /// Why.
         source: std::io::Error,
     },
+    /// TensorRT is known to refuse this.
+    #[error("TensorRT-RTX 1.7 takes no {option} (it says: {words}); {next}")]
+    Unsupported {
+        /// The option.
+        option: &'static str,
+        /// What it says.
+        words: &'static str,
+        /// What to do.
+        next: &'static str,
+    },
     /// TensorRT refused.
-    #[error("TensorRT-RTX could not {stage}: {reason}{}", lines(log))]
+    #[error("TensorRT-RTX could not {stage}: {reason}{}{}", lines(log), workspace_hint(log))]
     Refused {
         /// What it was doing.
         stage: String,
@@ -59,7 +71,7 @@ pub enum EngineError {
         log: Vec<String>,
     },
     /// The child process died.
-    #[error("the engine builder {how} and left no engine{}{}", hint(*signal), lines(log))]
+    #[error("the engine builder {how} and left no answer{}{}", hint(*signal), lines(log))]
     Died {
         /// How it ended.
         how: String,
@@ -96,6 +108,20 @@ fn hint(signal: Option<i32>) -> &'static str {
     }
 }
 
+/// TensorRT names the size that it wanted and did not get.
+fn workspace_hint(log: &[String]) -> String {
+    let wanted = log.iter().filter(|line| line.contains("OutOfMemory")).find_map(|line| {
+        let (_, rest) = line.split_once("Requested size was ")?;
+        rest.split(' ').next()?.parse::<u64>().ok()
+    });
+    wanted
+        .map(|bytes| {
+            let mib = bytes.div_ceil(1 << 20);
+            format!("\n  next: a --workspace of at least {mib} MiB (it may ask for more after that), or a smaller --profile")
+        })
+        .unwrap_or_default()
+}
+
 /// The child, killed and reaped whatever happens.
 struct Guard(Child);
 
@@ -114,8 +140,45 @@ pub fn build(
     request: &EngineRequest,
     options: &BuildOptions,
     interrupt: &Interrupt,
-    mut progress: impl FnMut(&str, i32, i32),
+    progress: impl FnMut(&str, i32, i32),
 ) -> Result<EngineFacts, EngineError> {
+    match converse(&WorkerRequest::Build(request.clone()), options, interrupt, progress)? {
+        (Answer::Built(facts), warnings) => Ok(EngineFacts { warnings, ..facts }),
+        (Answer::Examined(_), _) => Err(out_of_turn(options)),
+    }
+}
+
+/// Has TensorRT look at a plan, in a child process as [`build`] does: a plan that is damaged where no digest says so may
+/// crash whoever loads it.
+pub fn examine(
+    request: &ExamineRequest,
+    options: &BuildOptions,
+    interrupt: &Interrupt,
+) -> Result<Examined, EngineError> {
+    match converse(&WorkerRequest::Examine(request.clone()), options, interrupt, |_, _, _| ())? {
+        (Answer::Examined(examined), _) => Ok(examined),
+        (Answer::Built(_), _) => Err(out_of_turn(options)),
+    }
+}
+
+/// What the child gave.
+enum Answer {
+    Built(EngineFacts),
+    Examined(Examined),
+}
+
+fn out_of_turn(options: &BuildOptions) -> EngineError {
+    let source = std::io::Error::other("it answered what it was not asked");
+    EngineError::Spawn { program: options.program.clone(), source }
+}
+
+/// Asks one thing of a child process; gives its answer and the warnings that TensorRT logged.
+fn converse(
+    request: &WorkerRequest,
+    options: &BuildOptions,
+    interrupt: &Interrupt,
+    mut progress: impl FnMut(&str, i32, i32),
+) -> Result<(Answer, Vec<String>), EngineError> {
     let spawn = |source| EngineError::Spawn { program: options.program.clone(), source };
     let mut child = Command::new(&options.program)
         .arg(WORKER_ARGUMENT)
@@ -159,7 +222,8 @@ pub fn build(
             Ok(WorkerMessage::Progress { phase, step, steps }) => progress(&phase, step, steps),
             Ok(WorkerMessage::Log { error: true, text }) => errors.push(text),
             Ok(WorkerMessage::Log { error: false, text }) => warnings.push(text),
-            Ok(WorkerMessage::Built(facts)) => outcome = Some(Ok(facts)),
+            Ok(WorkerMessage::Built(facts)) => outcome = Some(Ok(Answer::Built(facts))),
+            Ok(WorkerMessage::Examined(examined)) => outcome = Some(Ok(Answer::Examined(examined))),
             Ok(WorkerMessage::Failed { stage, reason }) => outcome = Some(Err((stage, reason))),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
@@ -177,7 +241,7 @@ pub fn build(
     // A terminal's Ctrl-C reaches the child as well, and may end it before the wish to stop is seen here.
     interrupt.check()?;
     match outcome {
-        Some(Ok(facts)) if status.success() => Ok(EngineFacts { warnings, ..facts }),
+        Some(Ok(answer)) if status.success() => Ok((answer, warnings)),
         Some(Err((stage, reason))) => Err(EngineError::Refused { stage, reason, log: errors }),
         _ => {
             errors.extend(words.join().unwrap_or_default());

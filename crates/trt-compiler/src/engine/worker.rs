@@ -12,19 +12,22 @@ use rustix::process::Signal;
 use trtx::builder::ComputeCapability;
 use trtx::interfaces::MonitorProgress;
 use trtx::logger::{LogHandler, Severity};
-use trtx::trtx_sys::Dims64;
-use trtx::{Builder, BuilderConfig, BuilderFlag, Logger, OnnxParser, OptProfileSelector};
+use trtx::trtx_sys::{Dims64, MemoryPoolType};
+use trtx::{Builder, BuilderConfig, BuilderFlag, Logger, NetworkDefinition, OnnxParser, OptProfileSelector};
 
-use super::{EngineFacts, EngineRequest, Tf32, WorkerMessage};
+use super::examiner::examine;
+use super::{
+    EngineFacts, EngineOptions, EngineRequest, Layer, PlanTrait, Tf32, WorkerMessage, WorkerRequest,
+};
 use crate::native;
 use crate::profile::Span;
 
 /// Where messages go: the standard output that the process was started with.
 #[derive(Clone)]
-struct Channel(Arc<Mutex<File>>);
+pub(super) struct Channel(Arc<Mutex<File>>);
 
 impl Channel {
-    fn send(&self, message: &WorkerMessage) {
+    pub(super) fn send(&self, message: &WorkerMessage) {
         // A parent that is gone cannot be told; the death signal ends this process anyway.
         if let (Ok(mut file), Ok(mut line)) = (self.0.lock(), serde_json::to_vec(message)) {
             line.push(b'\n');
@@ -44,10 +47,13 @@ pub fn worker_main() -> ExitCode {
     let Ok(channel) = take_over_stdout() else {
         return ExitCode::FAILURE;
     };
-    let outcome = read_request().and_then(|request| build(&request, &channel));
+    let outcome = read_request().and_then(|request| match request {
+        WorkerRequest::Build(request) => build(&request, &channel).map(WorkerMessage::Built),
+        WorkerRequest::Examine(request) => examine(&request, &channel).map(WorkerMessage::Examined),
+    });
     match outcome {
-        Ok(facts) => {
-            channel.send(&WorkerMessage::Built(facts));
+        Ok(answer) => {
+            channel.send(&answer);
             ExitCode::SUCCESS
         }
         Err(failure) => {
@@ -57,13 +63,13 @@ pub fn worker_main() -> ExitCode {
     }
 }
 
-struct Failure {
-    stage: &'static str,
-    reason: String,
+pub(super) struct Failure {
+    pub(super) stage: &'static str,
+    pub(super) reason: String,
 }
 
 /// Says at which stage an error happened.
-trait At<T> {
+pub(super) trait At<T> {
     fn at(self, stage: &'static str) -> Result<T, Failure>;
 }
 
@@ -89,7 +95,7 @@ fn take_over_stdout() -> io::Result<Channel> {
     Ok(Channel(Arc::new(Mutex::new(File::from(ours)))))
 }
 
-fn read_request() -> Result<EngineRequest, Failure> {
+fn read_request() -> Result<WorkerRequest, Failure> {
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line).at("read the request")?;
     serde_json::from_str(&line).at("read the request")
@@ -109,9 +115,11 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
     let path = request.onnx.to_str().ok_or("the path of the graph is not UTF-8").at("parse the graph")?;
     parser.parse_from_file(path, 0).at("parse the graph")?;
     let parse_seconds = start.elapsed().as_secs_f64();
+    let layers = layers(parser.network()).at("list the layers")?;
 
-    add_profile(&mut builder, &mut config, request)?;
+    add_profiles(&mut builder, &mut config, request)?;
     set_targets(&mut config, request)?;
+    set_options(&mut config, &request.options)?;
     match request.tf32 {
         Tf32::Allowed => config.set_flag(BuilderFlag::kTF32),
         Tf32::Forbidden => config.clear_flag(BuilderFlag::kTF32),
@@ -121,7 +129,9 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
     let start = Instant::now();
     let plan = builder.build_serialized_network(parser.network_mut(), &mut config).at("build the engine")?;
     let build_seconds = start.elapsed().as_secs_f64();
-    write_plan(&request.plan, &plan).at("write the plan")?;
+    write_new(&request.plan, &plan).at("write the plan")?;
+    let layers = serde_json::to_vec(&layers).at("list the layers")?;
+    write_new(&request.layers, &layers).at("write the list of layers")?;
     Ok(EngineFacts {
         version,
         plan_bytes: plan.len() as u64,
@@ -132,21 +142,60 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
     })
 }
 
-fn add_profile(
+fn add_profiles(
     builder: &mut Builder<'_>,
     config: &mut BuilderConfig<'_>,
     request: &EngineRequest,
 ) -> Result<(), Failure> {
     let stage = "set the profile";
-    let mut profile = builder.creata_optimization_profile().at(stage)?;
-    for input in &request.inputs {
-        for selector in [OptProfileSelector::kMIN, OptProfileSelector::kOPT, OptProfileSelector::kMAX] {
-            let dims: Vec<i64> = input.dims.iter().map(|span| i64::from(size(span, selector))).collect();
-            profile.set_dimensions(&input.name, selector, &Dims64::from_slice(&dims)).at(stage)?;
+    for inputs in &request.profiles {
+        let mut profile = builder.creata_optimization_profile().at(stage)?;
+        for input in inputs {
+            for selector in [OptProfileSelector::kMIN, OptProfileSelector::kOPT, OptProfileSelector::kMAX] {
+                let dims: Vec<i64> = input.dims.iter().map(|span| i64::from(size(span, selector))).collect();
+                profile.set_dimensions(&input.name, selector, &Dims64::from_slice(&dims)).at(stage)?;
+            }
         }
+        config.add_optimization_profile(&mut profile).at(stage)?;
     }
-    config.add_optimization_profile(&mut profile).at(stage)?;
     Ok(())
+}
+
+fn set_options(config: &mut BuilderConfig<'_>, options: &EngineOptions) -> Result<(), Failure> {
+    if let Some(level) = options.level {
+        config.set_builder_optimization_level(level.into());
+    }
+    if let Some(bytes) = options.workspace_bytes {
+        config.set_memory_pool_limit(
+            MemoryPoolType::kWORKSPACE,
+            usize::try_from(bytes).at("set the workspace")?,
+        );
+    }
+    if options.traits.contains(&PlanTrait::WeightStreaming) {
+        config.set_flag(BuilderFlag::kWEIGHT_STREAMING);
+    }
+    Ok(())
+}
+
+/// The layers as parsed. What TensorRT makes of them shows only where a GPU can load the plan.
+fn layers(network: &NetworkDefinition<'_>) -> trtx::Result<Vec<Layer>> {
+    (0..network.nb_layers())
+        .map(|index| {
+            let layer = network.layer(index)?;
+            let output = layer.output(network, 0)?;
+            Ok(Layer {
+                name: layer.name(network),
+                kind: plain(&format!("{:?}", layer.layer_type_dynamic())),
+                dtype: plain(&format!("{:?}", output.get_type(network))),
+                shape: output.dimensions(network)?,
+            })
+        })
+        .collect()
+}
+
+/// `kMATRIX_MULTIPLY` without its first letter and its shouting.
+fn plain(constant: &str) -> String {
+    constant.strip_prefix('k').unwrap_or(constant).to_lowercase()
 }
 
 fn size(span: &Span, selector: OptProfileSelector) -> u32 {
@@ -178,12 +227,12 @@ fn set_targets(config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Resul
     Ok(())
 }
 
-fn write_plan(path: &Path, plan: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
     let mut file = File::create_new(path)?;
-    file.write_all(plan)
+    file.write_all(bytes)
 }
 
 /// The peak of this process's resident memory, as the kernel counts it.
@@ -195,7 +244,7 @@ fn peak_memory_bytes() -> Option<u64> {
 }
 
 /// Sends warnings and errors of TensorRT to the parent. The parser's errors, with the names of the nodes, come this way.
-struct Reporter(Channel);
+pub(super) struct Reporter(pub(super) Channel);
 
 impl LogHandler for Reporter {
     fn log(&self, severity: Severity, message: &str) {

@@ -7,8 +7,8 @@ use model_store::{Activation, ModelStore};
 use onnx_export::Precision;
 use tempfile::TempDir;
 use toy_store::{Kind, ToyVersion};
-use trt_compiler::engine::BuildOptions;
-use trt_compiler::{EngineWish, Job, ModelSource, Provenance, Runtimes, Target, texts};
+use trt_compiler::engine::{BuildOptions, EngineOptions};
+use trt_compiler::{EngineWish, Job, ModelSource, Provenance, Reuse, Runtimes, Target, texts};
 
 /// The native libraries, where the checkout has them; `None` (and why, on the standard error) where it has not.
 pub(crate) fn runtimes() -> Option<Runtimes> {
@@ -71,5 +71,7 @@ pub(crate) fn job(store: &Path, folder: &Path, precision: Precision, runtimes: &
         activation: Activation::Activate,
         runtimes: runtimes.clone(),
         build: BuildOptions { program: "unused".into(), timeout: Duration::from_mins(1) },
+        options: EngineOptions::default(),
+        reuse: Reuse::Allowed,
     }
 }

@@ -1,0 +1,143 @@
+//! An engine that the store holds already is not built again, and one that is not the same is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use model_store::Activation;
+use onnx_export::Precision;
+use serde_json::Value;
+use toy_store::Kind;
+use trt_compiler::engine::{BuildOptions, EngineOptions};
+use trt_compiler::{EngineWish, Interrupt, Job, ModelSource, Provenance, Reuse, Runtimes, texts};
+
+use crate::support::{Bench, shown};
+
+const PLAN: &str = "engines/tensorrt-rtx-1.7.1/sm89-fp16/model.engine";
+
+/// Builds one version and gives its description of the engine and the command's report.
+fn build(bench: &Bench, folder: &Path, agent: &str, version: &str, extra: &[&str]) -> (Value, String) {
+    let mut arguments = vec!["--agent", agent, "--source", folder.to_str().unwrap()];
+    arguments.extend(["--output-version", version]);
+    arguments.extend(extra);
+    if !extra.contains(&"--target") {
+        arguments.extend(["--target", "89"]);
+    }
+    let output = bench.run(&arguments);
+    assert!(output.status.success(), "{version}: {}", shown(&output));
+    let mut engines: Vec<PathBuf> = Vec::new();
+    for entry in
+        fs::read_dir(bench.root().join(agent).join("versions").join(version).join("engines")).unwrap()
+    {
+        engines.extend(fs::read_dir(entry.unwrap().path()).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    let text = fs::read(engines.pop().unwrap().join("engine.json")).unwrap();
+    (serde_json::from_slice(&text).unwrap(), shown(&output))
+}
+
+fn plan(bench: &Bench, agent: &str, version: &str) -> PathBuf {
+    bench.root().join(agent).join("versions").join(version).join(PLAN)
+}
+
+#[test]
+fn an_equal_engine_is_shared_and_any_other_is_built() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = bench.model(Kind::Memory);
+    let (first, _) = build(&bench, &folder, "memory", "v1", &[]);
+    assert_eq!(first["reused_from"], Value::Null);
+
+    // Another agent, another version: the same engine, on the same blocks, without a second build.
+    let (second, report) = build(&bench, &folder, "recall", "v9", &[]);
+    assert_eq!(second["reused_from"], "memory/v1");
+    assert_eq!(second["key"], first["key"]);
+    assert_eq!(second["plan_sha256"], first["plan_sha256"]);
+    assert_eq!(second["build_seconds"], first["build_seconds"], "the facts are those of the build");
+    assert!(report.contains("reused from memory/v1"), "{report}");
+    let (one, other) = (plan(&bench, "memory", "v1"), plan(&bench, "recall", "v9"));
+    assert_eq!(fs::read(&one).unwrap(), fs::read(&other).unwrap());
+    assert!(other.with_file_name("layers.json").is_file());
+    let agent = "recall".parse().unwrap();
+    assert!(bench.store().verify(&agent, &"v9".parse().unwrap()).unwrap().is_ok());
+
+    let rows: [(&str, &[&str]); 6] = [
+        ("rebuild", &["--rebuild"]),
+        ("profile", &["--profile", "1,2,4x1,16,32"]),
+        ("two-profiles", &["--profile", "1,8,64x1,128,512", "--profile", "1,1,2x1,16,32"]),
+        ("precision", &["--precision", "fp32"]),
+        ("target", &["--target", "86"]),
+        ("level", &["--opt-level", "1"]),
+    ];
+    for (row, extra) in rows {
+        let (description, _) = build(&bench, &folder, "memory", row, extra);
+        assert_eq!(description["reused_from"], Value::Null, "{row}");
+        assert_eq!(description["key"] == first["key"], row == "rebuild", "{row}");
+    }
+
+    // One weight more or less is another engine.
+    let weights = folder.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let (description, _) = build(&bench, &folder, "memory", "weights", &[]);
+    assert_eq!(description["reused_from"], Value::Null);
+}
+
+/// The second time the builder could not even be started.
+#[test]
+fn reuse_starts_no_builder() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = bench.model(Kind::Memory);
+    let agent: model_store::AgentName = "memory".parse().unwrap();
+    build(&bench, &folder, "memory", "v1", &[]);
+    let job = |version: &str, reuse| Job {
+        store: bench.store(),
+        agent: agent.clone(),
+        version: version.parse().unwrap(),
+        source: ModelSource::Folder {
+            path: folder.clone(),
+            provenance: Provenance::Folder { path: folder.display().to_string() },
+        },
+        precision: Precision::Fp16,
+        keep_fp32: Vec::new(),
+        calibration: None,
+        profile: None,
+        targets: vec!["89".parse().unwrap()],
+        engine: EngineWish::Build,
+        reference: None,
+        texts: texts::built_in(),
+        thresholds: None,
+        activation: Activation::Activate,
+        runtimes: Runtimes::from_env(),
+        build: BuildOptions { program: "/nonexistent/builder".into(), timeout: Duration::from_mins(1) },
+        options: EngineOptions::default(),
+        reuse,
+    };
+    let outcome = trt_compiler::run(&job("v2", Reuse::Allowed), &(), &Interrupt::default()).unwrap();
+    assert_eq!(outcome.engine.unwrap().reused_from.as_deref(), Some("memory/v1"));
+    let error = trt_compiler::run(&job("v3", Reuse::Forbidden), &(), &Interrupt::default()).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/builder"), "{error}");
+    assert!(bench.store().get_version(&agent, &"v3".parse().unwrap()).unwrap().is_none());
+}
+
+#[test]
+fn a_damaged_engine_is_not_reused_and_is_named() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = bench.model(Kind::Memory);
+    build(&bench, &folder, "memory", "v1", &[]);
+    let path = plan(&bench, "memory", "v1");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, bytes).unwrap();
+    let (description, report) = build(&bench, &folder, "memory", "v2", &[]);
+    assert_eq!(description["reused_from"], Value::Null);
+    for part in ["equal engine of memory/v1 cannot be used", "damaged"] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    let agent = "memory".parse().unwrap();
+    assert!(bench.store().verify(&agent, &"v2".parse().unwrap()).unwrap().is_ok());
+    // The sound one of the two serves the next.
+    let (description, _) = build(&bench, &folder, "memory", "v3", &[]);
+    assert_eq!(description["reused_from"], "memory/v2");
+}
