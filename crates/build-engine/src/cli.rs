@@ -30,6 +30,8 @@ Examples:
       which agents' engines are not what they should be, and why
   build-engine doctor
       say what this host has and what it lacks
+  build-engine preflight --agent analyst
+      say whether this host runs the agent's engines, and if not why
 
 Exit codes:
   0 published   1 failure   2 usage   3 not found   4 corrupt   5 busy   6 refused (gate, existing version)
@@ -54,11 +56,32 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Say which runtimes, GPU and store this host has, and how to get what is missing
     Doctor(DoctorArgs),
+    /// Say which engines of a version this host runs, and why it does not run the others
+    Preflight(EngineArgs),
+    /// Say what the engines of a version are: sizes, layers, precision, graph, and whether their bytes are sound
+    Inspect(EngineArgs),
     /// Print completions for a shell
     Completions {
         /// Which shell
         shell: Shell,
     },
+}
+
+/// Which published engines are meant.
+#[derive(Debug, Args)]
+pub(crate) struct EngineArgs {
+    /// Whose engines [default: every agent's]
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) agent: Option<AgentName>,
+    /// Which version of the agent [default: the current one]
+    #[arg(long, value_name = "VERSION", requires = "agent")]
+    pub(crate) version: Option<VersionName>,
+    /// The model store [default: `MODEL_STORE_ROOT`, else /opt/justnews/models]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,8 @@ mod cli;
 mod doctor;
 mod failure;
 mod fetching;
+mod inspect;
+mod preflight;
 mod roster;
 mod show;
 mod source;
@@ -21,6 +23,8 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let result = match cli.command {
         Some(cli::Command::Doctor(args)) => doctor::run(&args),
+        Some(cli::Command::Preflight(args)) => preflight::run(&args),
+        Some(cli::Command::Inspect(args)) => inspect::run(&args),
         Some(cli::Command::Completions { shell }) => cli::completions(shell),
         None => build::run(&cli.build),
     };

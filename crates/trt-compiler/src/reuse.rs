@@ -209,7 +209,7 @@ mod tests {
             plan: "b".into(),
             layers: "c".into(),
             libraries: RtxLibraries { core: "d".into(), parser: "e".into() },
-            profiles: vec![vec![InputShape::new("ids", onnx_export::DataType::Int64, &Profile::DEFAULT)]],
+            profiles: vec![vec![InputShape::new("ids", onnx_export::DataType::I64, &Profile::DEFAULT)]],
             targets: Target::DEFAULT.to_vec(),
             tf32: Tf32::Forbidden,
             options: EngineOptions::default(),
