@@ -160,9 +160,10 @@ impl CompileError {
             Self::Engine(EngineError::Refused { stage, .. }) if stage.starts_with("load") => {
                 exit::ENVIRONMENT
             }
+            Self::Engine(error) if error.ran_out_of_memory() => exit::ENVIRONMENT,
             Self::Missing(_)
             | Self::Session(SessionError::Missing(_) | SessionError::Unusable { .. })
-            | Self::Engine(EngineError::Memory { .. } | EngineError::Spawn { .. }) => exit::ENVIRONMENT,
+            | Self::Engine(EngineError::Spawn { .. }) => exit::ENVIRONMENT,
             Self::Interrupted(_) => exit::INTERRUPTED,
             Self::Engine(_) | Self::Session(_) | Self::Io { .. } => exit::FAILURE,
         }

@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod concurrency;
+mod engines;
 mod families;
 mod hub;
 mod main_job;
@@ -15,3 +16,4 @@ mod reuse;
 mod roster;
 mod stopping;
 mod support;
+mod worker;

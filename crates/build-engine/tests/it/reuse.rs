@@ -59,13 +59,15 @@ fn an_equal_engine_is_shared_and_any_other_is_built() {
     let agent = "recall".parse().unwrap();
     assert!(bench.store().verify(&agent, &"v9".parse().unwrap()).unwrap().is_ok());
 
-    let rows: [(&str, &[&str]); 6] = [
+    let rows: [(&str, &[&str]); 8] = [
         ("rebuild", &["--rebuild"]),
         ("profile", &["--profile", "1,2,4x1,16,32"]),
         ("two-profiles", &["--profile", "1,8,64x1,128,512", "--profile", "1,1,2x1,16,32"]),
         ("precision", &["--precision", "fp32"]),
         ("target", &["--target", "86"]),
         ("level", &["--opt-level", "1"]),
+        ("workspace", &["--workspace", "2G"]),
+        ("streaming", &["--weight-streaming"]),
     ];
     for (row, extra) in rows {
         let (description, _) = build(&bench, &folder, "memory", row, extra);

@@ -83,6 +83,30 @@ fn a_killed_builder_is_reported_and_leaves_nothing() {
     assert_eq!(versions(&bench), Vec::<String>::new());
 }
 
+/// Not at its start, where little has happened: when it holds the weights and compiles.
+#[test]
+fn a_builder_killed_in_the_middle_is_reported_and_leaves_nothing() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = bench.model(Kind::Analyst);
+    let (output, _) = cut_short(&bench, &folder, |_, builder| {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while resident_mib(builder).is_some_and(|mib| mib < 120) {
+            assert!(Instant::now() < deadline, "the builder never grew");
+            sleep(Duration::from_millis(1));
+        }
+        signal(builder, "KILL");
+    });
+    assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+    assert!(text(&output.stderr).contains("killed by signal 9"), "{}", shown(&output));
+    assert_eq!(versions(&bench), Vec::<String>::new());
+}
+
+fn resident_mib(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? >> 10)
+}
+
 #[test]
 fn a_killed_command_takes_its_builder_with_it_and_the_next_one_clears_up() {
     let Some(bench) = Bench::new() else { return };

@@ -19,6 +19,9 @@ const TICK: Duration = Duration::from_millis(50);
 /// Lines of the child's standard error that an error repeats.
 const LAST_WORDS: usize = 8;
 
+/// What TensorRT passes on when the host's memory runs out.
+const BAD_ALLOC: &str = "std::bad_alloc";
+
 /// How to run the child process.
 #[derive(Clone, Debug)]
 pub struct BuildOptions {
@@ -61,7 +64,7 @@ pub enum EngineError {
         next: &'static str,
     },
     /// TensorRT refused.
-    #[error("TensorRT-RTX could not {stage}: {reason}{}{}", lines(log), workspace_hint(log))]
+    #[error("TensorRT-RTX could not {stage}: {reason}{}{}", lines(log), memory_hint(log))]
     Refused {
         /// What it was doing.
         stage: String,
@@ -108,8 +111,23 @@ fn hint(signal: Option<i32>) -> &'static str {
     }
 }
 
-/// TensorRT names the size that it wanted and did not get.
-fn workspace_hint(log: &[String]) -> String {
+impl EngineError {
+    /// Whether the host had too little memory, rather than anything being wrong with what was asked for.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        match self {
+            Self::Memory { .. } => true,
+            Self::Refused { log, .. } => log.iter().any(|line| line.contains(BAD_ALLOC)),
+            _ => false,
+        }
+    }
+}
+
+/// What to do when memory ran out. Of the workspace, TensorRT names the size that it wanted and did not get.
+fn memory_hint(log: &[String]) -> String {
+    if log.iter().any(|line| line.contains(BAD_ALLOC)) {
+        return "\n  next: memory ran out: stop something, raise the limit, or build on a larger host"
+            .to_owned();
+    }
     let wanted = log.iter().filter(|line| line.contains("OutOfMemory")).find_map(|line| {
         let (_, rest) = line.split_once("Requested size was ")?;
         rest.split(' ').next()?.parse::<u64>().ok()

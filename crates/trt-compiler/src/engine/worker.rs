@@ -115,6 +115,10 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
     let path = request.onnx.to_str().ok_or("the path of the graph is not UTF-8").at("parse the graph")?;
     parser.parse_from_file(path, 0).at("parse the graph")?;
     let parse_seconds = start.elapsed().as_secs_f64();
+    if parser.network().nb_outputs() == 0 {
+        // An empty file is an empty message, which the parser takes for a graph.
+        return Err(Failure { stage: "parse the graph", reason: "it has no outputs".to_owned() });
+    }
     let layers = layers(parser.network()).at("list the layers")?;
 
     add_profiles(&mut builder, &mut config, request)?;
