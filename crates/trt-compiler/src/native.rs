@@ -30,6 +30,9 @@ const CUDA_DRIVER: &str = "libcuda.so.1";
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR` (`cuda.h`).
 const CAPABILITY: [c_int; 2] = [75, 76];
 
+/// A function of the driver that gives one number.
+type NumberOf = unsafe extern "C" fn(*mut c_int) -> c_int;
+
 /// A GPU, as the CUDA driver describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Gpu {
@@ -67,9 +70,8 @@ pub(crate) fn gpus() -> Result<Vec<Gpu>, String> {
         let missing = |error: libloading::Error| format!("{CUDA_DRIVER} is no CUDA driver: {error}");
         let init = library.get::<unsafe extern "C" fn(c_uint) -> c_int>(b"cuInit\0").map_err(missing)?;
         call("cuInit", init(0))?;
-        type Out = unsafe extern "C" fn(*mut c_int) -> c_int;
-        let version = library.get::<Out>(b"cuDriverGetVersion\0").map_err(missing)?;
-        let count = library.get::<Out>(b"cuDeviceGetCount\0").map_err(missing)?;
+        let version = library.get::<NumberOf>(b"cuDriverGetVersion\0").map_err(missing)?;
+        let count = library.get::<NumberOf>(b"cuDeviceGetCount\0").map_err(missing)?;
         let get = library
             .get::<unsafe extern "C" fn(*mut c_int, c_int) -> c_int>(b"cuDeviceGet\0")
             .map_err(missing)?;

@@ -203,7 +203,9 @@ fn verdict(
     build: &BuildOptions,
     interrupt: &Interrupt,
 ) -> Vec<Obstacle> {
-    let Some(libraries) = host.libraries.clone() else { return Vec::new() };
+    let Some(libraries) = host.libraries.clone().filter(|_| cfg!(feature = "tensorrt")) else {
+        return Vec::new();
+    };
     let plan = version.path().join(found.plan.as_path());
     let request = ExamineRequest { plan, libraries, depth: Depth::Header };
     let problems = match engine::examine(&request, build, interrupt) {

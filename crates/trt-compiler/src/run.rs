@@ -417,12 +417,11 @@ impl Run<'_> {
             Reuse::Allowed => reuse::take_over(&self.job.store, staging, &path, &key)?,
             Reuse::Forbidden => Search::default(),
         };
-        let (facts, plan_sha256, reused_from) = match search.found {
-            Some((record, whose)) => (record.facts, record.plan_sha256, Some(whose)),
-            None => {
-                let (facts, digest) = self.run_builder(staging, request, &path)?;
-                (facts, digest.to_string(), None)
-            }
+        let (facts, plan_sha256, reused_from) = if let Some((record, whose)) = search.found {
+            (record.facts, record.plan_sha256, Some(whose))
+        } else {
+            let (facts, digest) = self.run_builder(staging, request, &path)?;
+            (facts, digest.to_string(), None)
         };
         let description = EngineDescription {
             format: 1,
@@ -450,20 +449,19 @@ impl Run<'_> {
             0 => String::new(),
             n => format!(" and {n} more"),
         };
-        let mut summary = format!(
-            "{FLAVOUR} {}, SM {}, batch {} × seq {}{more}, {}",
+        let how = description.reused_from.as_ref();
+        let how =
+            how.map(|whose| format!(", reused from {whose} (--rebuild builds anew)")).unwrap_or_default();
+        let damaged: String =
+            search.damaged.iter().flat_map(|line| ["\n            ", line.as_str()]).collect();
+        let summary = format!(
+            "{FLAVOUR} {}, SM {}, batch {} × seq {}{more}, {}{how}{damaged}",
             description.facts.version,
             sms.join(" "),
             plan.profile.batch,
             plan.profile.sequence,
             human_size(description.facts.plan_bytes)
         );
-        if let Some(whose) = &description.reused_from {
-            summary += &format!(", reused from {whose} (--rebuild builds anew)");
-        }
-        for line in search.damaged {
-            summary += &format!("\n            {line}");
-        }
         Ok(((description, path), summary))
     }
 
