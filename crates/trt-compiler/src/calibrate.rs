@@ -126,7 +126,7 @@ struct Group {
 }
 
 /// Taps with a layer in common belong together: query, key and value have one input, and ALBERT's layers, or those that
-/// DeBERTa's places go through, have several. Also gives the group of each tap.
+/// `DeBERTa`'s places go through, have several. Also gives the group of each tap.
 fn grouped(
     taps: &[Tap],
     checkpoint: &Checkpoint,

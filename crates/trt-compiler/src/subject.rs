@@ -23,13 +23,13 @@ pub(crate) enum Words {
 impl Words {
     pub(crate) fn open(folder: &Path, head: &Head) -> Result<Self, CompileError> {
         let folder = Checkpoint::open(folder)?.encoder_folder();
-        let open = || match head {
-            Head::CausalLm { .. } => LmTokenizer::from_dir(&folder).map(|it| Self::Lm(Box::new(it))),
-            _ => {
-                let config = ModelConfig::from_dir(&folder)?;
-                let tokenizer = Box::new(Tokenizer::from_dir(&folder, &config)?);
-                Ok(Self::Encoder { tokenizer, segments: config.type_vocab_size > 1 })
+        let open = || {
+            if let Head::CausalLm { .. } = head {
+                return LmTokenizer::from_dir(&folder).map(|it| Self::Lm(Box::new(it)));
             }
+            let config = ModelConfig::from_dir(&folder)?;
+            let tokenizer = Box::new(Tokenizer::from_dir(&folder, &config)?);
+            Ok(Self::Encoder { tokenizer, segments: config.type_vocab_size > 1 })
         };
         open().map_err(CompileError::Reference)
     }

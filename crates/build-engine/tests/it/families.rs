@@ -9,7 +9,7 @@ use onnx_export::{Checkpoint, ExportOptions, Exported, Head, Precision, export};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use tempfile::TempDir;
-use trt_compiler::engine::{BuildOptions, EngineRequest, InputShape, Tf32, build};
+use trt_compiler::engine::{BuildOptions, EngineOptions, EngineRequest, InputShape, Tf32, build};
 use trt_compiler::{Interrupt, Runtimes, Span, Target};
 
 /// The loader's fixtures: small random models of every family.
@@ -88,9 +88,11 @@ fn built(row: &str, folder: &TempDir, head: &Head, precision: Precision, runtime
         onnx,
         plan: folder.path().join("model.engine"),
         libraries: runtimes.tensorrt_rtx().unwrap(),
-        inputs: shapes(&exported),
+        layers: folder.path().join("layers.json"),
+        profiles: vec![shapes(&exported)],
         targets: Target::DEFAULT.to_vec(),
         tf32: Tf32::Forbidden,
+        options: EngineOptions::default(),
     };
     let program = env!("CARGO_BIN_EXE_build-engine").into();
     let options = BuildOptions { program, timeout: Duration::from_mins(5) };

@@ -108,6 +108,8 @@ fn reuse_starts_no_builder() {
         reference: None,
         texts: texts::built_in(),
         thresholds: None,
+        explain: false,
+        keep: None,
         activation: Activation::Activate,
         runtimes: Runtimes::from_env(),
         build: BuildOptions { program: "/nonexistent/builder".into(), timeout: Duration::from_mins(1) },

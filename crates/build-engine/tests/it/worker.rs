@@ -101,6 +101,8 @@ fn a_builder_without_memory_publishes_nothing_and_says_so() {
             reference: None,
             texts: texts::built_in().into_iter().take(4).collect(),
             thresholds: None,
+            explain: false,
+            keep: None,
             activation: Activation::Activate,
             runtimes: Runtimes::from_env(),
             build: options(&starved(scratch.path(), kib)),
