@@ -93,7 +93,7 @@ fn plan(args: &BuildArgs, store: &ModelStore, interrupt: &Interrupt) -> Result<V
         map.agents().filter_map(|name| AgentName::try_from(name).ok()).collect();
     agents.extend(store.agents()?.into_iter().filter_map(|entry| match entry {
         AgentEntry::Agent(name) => Some(name),
-        _ => None,
+        AgentEntry::Alias { .. } => None,
     }));
     if agents.is_empty() {
         let next =

@@ -153,7 +153,7 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
     let retired =
         if retired.is_empty() { String::new() } else { format!("\nretired {}", retired.join(", ")) };
     let problems: String =
-        outcome.problems.iter().map(|problem| format!("\nnot retired: {problem}")).collect();
+        outcome.problems.iter().flat_map(|problem| ["\nnot retired: ", problem.as_str()]).collect();
     format!("\n{table}\n\n{pointer}{plan}{retired}{problems}")
 }
 

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use model_loader::onnx::{OnnxRuntime, OnnxSession, OnnxTensor, Places};
 use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Lowering, Precision, export};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use tempfile::TempDir;
 use toy_store::{Kind, ToyVersion};
@@ -57,6 +58,35 @@ pub(crate) fn copy_into(from: &Path, to: &Path) {
             fs::copy(&path, target).unwrap();
         }
     }
+}
+
+/// A fixture's encoder with two heads, which are then of a size that TensorRT has fused attention for.
+///
+/// The numbers are others, but as good as any: `MPNet`'s biases lose those of the heads that are gone.
+pub(crate) fn with_two_heads(name: &str) -> TempDir {
+    let folder = copy_of(&[name]);
+    let distil = name.ends_with("distilbert");
+    set_config(folder.path(), if distil { "n_heads" } else { "num_attention_heads" }, 2.into());
+    let path = folder.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let cut = |name: &str, view: TensorView<'_>| {
+        let (shape, data) = (view.shape().to_vec(), view.data().to_vec());
+        if !name.ends_with("relative_attention_bias.weight") {
+            return (shape, data);
+        }
+        let row = data.len() / shape[0];
+        (vec![shape[0], 2], data.chunks(row).flat_map(|row| row[..8].to_vec()).collect())
+    };
+    let cut: Vec<_> = tensors.tensors().into_iter().map(|(name, view)| (cut(&name, view), name)).collect();
+    let views: Vec<(&str, TensorView<'_>)> = cut
+        .iter()
+        .map(|((shape, data), name)| {
+            (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
+        })
+        .collect();
+    safetensors::serialize_to_file(views, None, &path).unwrap();
+    folder
 }
 
 /// The tensors of a file of outputs.
