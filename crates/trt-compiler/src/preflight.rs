@@ -80,7 +80,7 @@ impl EngineCheck {
 /// Holds every engine of a version against a host.
 ///
 /// Bytes are hashed and compared with `engine.json`. Where nothing speaks against an engine, TensorRT itself is asked, in
-/// a child process: it knows best whether the driver is recent enough.
+/// a child process: it knows best whether the driver is recent enough. It is asked about the first GPU only.
 ///
 /// # Errors
 ///
@@ -102,11 +102,12 @@ pub fn preflight(
                 obstacles.extend(damage(version, &found, record));
                 let (gpu, wrong) = against(record, host, version);
                 obstacles.extend(wrong);
-                if obstacles.is_empty() {
+                // A process sees the first GPU first; of another one TensorRT is not asked.
+                if obstacles.is_empty() && gpu.as_ref().is_some_and(|gpu| gpu.index == 0) {
                     obstacles.extend(verdict(version, &found, host, build, interrupt));
                     interrupt.check()?;
                 }
-                runs_on = gpu.filter(|_| obstacles.is_empty());
+                runs_on = gpu.filter(|_| obstacles.is_empty()).map(|gpu| gpu.to_string());
             }
         }
         checks.push(EngineCheck { plan: found.plan.to_string(), runs_on, obstacles });
@@ -139,7 +140,7 @@ fn damage(version: &Current, found: &FoundEngine, record: &EngineRecord) -> Opti
 }
 
 /// Everything that can be told without loading anything: the GPU it would run on, or what is in the way.
-fn against(record: &EngineRecord, host: &HostFacts, version: &Current) -> (Option<String>, Vec<Obstacle>) {
+fn against(record: &EngineRecord, host: &HostFacts, version: &Current) -> (Option<Gpu>, Vec<Obstacle>) {
     let mut wrong = Vec::new();
     let mut say = |reason: String, next: String| wrong.push(Obstacle { reason, next });
     if record.flavour != FLAVOUR {
@@ -177,7 +178,7 @@ fn against(record: &EngineRecord, host: &HostFacts, version: &Current) -> (Optio
             say(reason, next);
         }
     }
-    (chosen.map(Gpu::to_string), wrong)
+    (chosen.cloned(), wrong)
 }
 
 fn misfit(gpu: &Gpu, record: &EngineRecord, version: &Current) -> (String, String) {
