@@ -89,7 +89,11 @@ fn model(place: &Path) -> anyhow::Result<PathBuf> {
     );
     let folder = place.join("model");
     copy(&from, &folder)?;
-    let head = Head::SentenceEmbedding(SentenceHead { pooling: vec![Pooling::Mean], normalize: true });
+    let head = Head::SentenceEmbedding(SentenceHead {
+        pooling: vec![Pooling::Mean],
+        normalize: true,
+        ..SentenceHead::default()
+    });
     let options = ExportOptions::new(head, Precision::Fp32);
     std::fs::write(folder.join("model.onnx"), export(&Checkpoint::open(&folder)?, &options)?.onnx)?;
     Ok(folder)
