@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use model_store::human_size;
 
+use crate::engine::Layer;
 use crate::evidence::{EngineDescription, Evidence, Provenance, task};
 use crate::gate::{Bucket, Comparison};
 use crate::observer::Step;
@@ -14,6 +15,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) version: &'a str,
     pub(crate) evidence: &'a Evidence,
     pub(crate) engine: Option<&'a EngineDescription>,
+    /// Of the network that the engine was built from.
+    pub(crate) layers: &'a [Layer],
     pub(crate) steps: &'a [(Step, f64)],
 }
 
@@ -30,7 +33,7 @@ svg text { fill: currentColor; font: 11px system-ui, sans-serif; } details summa
 
 /// The whole page.
 pub(crate) fn html(parts: &Parts<'_>) -> String {
-    let Parts { agent, version, evidence, engine, steps } = *parts;
+    let Parts { agent, version, evidence, engine, layers, steps } = *parts;
     let title = format!("{agent}/{version}");
     let mut page = Page::new(&title);
     let export = &evidence.export;
@@ -44,7 +47,10 @@ pub(crate) fn html(parts: &Parts<'_>) -> String {
     gate(&mut page, evidence);
     page.section("Engine");
     match engine {
-        Some(engine) => engine_table(&mut page, engine),
+        Some(engine) => {
+            engine_table(&mut page, engine);
+            layer_list(&mut page, layers);
+        }
         None => page.line("<p>This version has the checked graph and no engine.</p>"),
     }
     page.section("Graph");
@@ -61,9 +67,19 @@ pub(crate) fn html(parts: &Parts<'_>) -> String {
             ),
             ("size", human_size(export.onnx_bytes as u64)),
             ("SHA-256", export.onnx_sha256.clone()),
-            ("kept in fp32", list(&evidence.keep_fp32)),
+            ("kept in fp32 by wish", list(&evidence.keep_fp32)),
         ],
     );
+    let operators =
+        export.operators.iter().map(|(operator, count)| vec![operator.clone(), count.to_string()]);
+    page.folded("Nodes by operator", &["operator", "nodes"], operators);
+    let casts = export
+        .casts
+        .iter()
+        .map(|cast| vec![format!("{:?}", cast.from), format!("{:?}", cast.to), cast.count.to_string()]);
+    page.folded("Casts", &["from", "to", "values"], casts);
+    let kept = export.kept_fp32.iter().map(|kept| vec![kept.module.clone(), kept.why.clone()]);
+    page.folded("In fp32 whatever the precision", &["module", "why"], kept);
     calibration(&mut page, evidence);
     page.section("Where it came from");
     page.table("", &provenance(evidence));
@@ -161,6 +177,15 @@ fn engine_table(page: &mut Page, engine: &EngineDescription) {
     page.rows(&["", "name", "type", "shape"], inputs.chain(outputs));
 }
 
+/// As parsed: TensorRT fuses them when an engine is built, and shows that on a GPU only.
+fn layer_list(page: &mut Page, layers: &[Layer]) {
+    let rows = layers.iter().map(|layer| {
+        let shape: Vec<String> = layer.shape.iter().map(i64::to_string).collect();
+        vec![layer.name.clone(), layer.kind.clone(), layer.dtype.clone(), shape.join(" × ")]
+    });
+    page.folded("Layers, as parsed", &["layer", "kind", "type", "shape"], rows);
+}
+
 fn calibration(page: &mut Page, evidence: &Evidence) {
     let Some(record) = &evidence.calibration else { return };
     page.section("Calibration");
@@ -171,10 +196,8 @@ fn calibration(page: &mut Page, evidence: &Evidence) {
         record.texts_sha256,
         record.method
     ));
-    page.line("<details><summary>Ranges by layer</summary>");
     let rows = record.ranges.iter().map(|(layer, range)| vec![layer.clone(), format!("{:.4}", range.input)]);
-    page.rows(&["layer", "largest input"], rows);
-    page.line("</details>");
+    page.folded("Ranges by layer", &["layer", "largest input"], rows);
 }
 
 fn provenance(evidence: &Evidence) -> Vec<(&'static str, String)> {
@@ -250,6 +273,16 @@ impl Page {
             self.line(&row);
         }
         self.line("</table>");
+    }
+
+    /// A long table, which is unfolded by those who want it.
+    fn folded(&mut self, title: &str, header: &[&str], rows: impl ExactSizeIterator<Item = Vec<String>>) {
+        if rows.len() == 0 {
+            return;
+        }
+        self.line(&format!("<details><summary>{} ({})</summary>", escape(title), rows.len()));
+        self.rows(header, rows);
+        self.line("</details>");
     }
 
     /// A histogram: as high as its share of the highest, with the numbers in words for those who do not see it.

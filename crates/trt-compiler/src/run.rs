@@ -496,11 +496,16 @@ impl Run<'_> {
         engine: Option<&(EngineDescription, PayloadPath)>,
     ) -> Result<(Published, String), CompileError> {
         staging.write(&payload_path("evidence.json")?, &json_file(evidence))?;
+        let layers = engine.and_then(|(_, plan)| {
+            let list = staging.path().join(plan.as_str()).with_file_name(LAYERS_FILE);
+            serde_json::from_slice(&fs::read(list).ok()?).ok()
+        });
         let page = report::html(&report::Parts {
             agent: self.job.agent.as_str(),
             version: self.job.version.as_str(),
             evidence,
             engine: engine.map(|(engine, _)| engine),
+            layers: &layers.unwrap_or_else(Vec::new),
             steps: &self.steps,
         });
         staging.write(&payload_path("report.html")?, page.as_bytes())?;
