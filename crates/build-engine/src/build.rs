@@ -9,7 +9,7 @@ use onnx_export::Precision;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use trt_compiler::engine::BuildOptions;
 use trt_compiler::{
-    Calibration, EngineWish, Interrupt, Job, ModelSource, Reuse, Runtimes, Target, Thresholds,
+    Calibration, CompileError, EngineWish, Interrupt, Job, ModelSource, Reuse, Runtimes, Target, Thresholds,
     default_version, now, texts,
 };
 
@@ -79,10 +79,7 @@ fn task(args: &BuildArgs, interrupt: &Interrupt) -> Result<Task, Failure> {
     let Some(agent) = args.agent.clone() else {
         return Err(Failure::message(exit::USAGE, "an agent is needed: --agent AGENT".to_owned()));
     };
-    // What is wrong with them is said before anything is fetched.
-    for path in args.texts.iter().chain(&args.calib_data) {
-        read_texts(path)?;
-    }
+    check_texts(args)?;
     let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
     let (store, source) = match source::named(args, interrupt)? {
         // A first publish makes the store; a dry run makes nothing.
@@ -100,6 +97,20 @@ fn task(args: &BuildArgs, interrupt: &Interrupt) -> Result<Task, Failure> {
     }
 }
 
+/// What is wrong with the texts is said before anything is fetched.
+pub(crate) fn check_texts(args: &BuildArgs) -> Result<(), Failure> {
+    let precision = args.precision;
+    match (&args.calib_data, precision.needs_calibration()) {
+        (None, true) => return Err(CompileError::NoCalibration { precision }.into()),
+        (Some(_), false) => {
+            let unused = format!("--calib-data is for int8 and fp8; {precision} needs no calibration");
+            return Err(Failure::message(exit::USAGE, unused));
+        }
+        _ => {}
+    }
+    args.texts.iter().chain(&args.calib_data).try_for_each(|path| read_texts(path).map(drop))
+}
+
 /// What the arguments ask for, for one agent.
 pub(crate) fn job(
     args: &BuildArgs,
@@ -109,15 +120,11 @@ pub(crate) fn job(
 ) -> Result<Job, Failure> {
     let texts = args.texts.as_deref().map_or_else(|| Ok(texts::built_in()), read_texts)?;
     let calibration = match &args.calib_data {
-        Some(path) if args.precision.needs_calibration() => Some(Calibration {
+        Some(path) => Some(Calibration {
             texts: read_texts(path)?,
             source: path.display().to_string(),
             method: args.calib_method,
         }),
-        Some(_) => {
-            let unused = format!("--calib-data is for int8 and fp8; {} needs no calibration", args.precision);
-            return Err(Failure::message(exit::USAGE, unused));
-        }
         None => None,
     };
     let build = BuildOptions::this_program().map_err(|error| Failure::new(exit::FAILURE, error))?;

@@ -58,6 +58,7 @@ struct Ended {
 }
 
 pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
+    build::check_texts(args)?;
     let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
     let store = ModelStore::open(root)?;
     let tasks = plan(args, &store, interrupt)?;
