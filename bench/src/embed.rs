@@ -78,8 +78,8 @@ fn sentences(place: &Path, backend: Backend, peer: &str) -> anyhow::Result<Measu
     )
 }
 
-/// A copy of the model with the graph that ONNX Runtime runs on both sides.
-fn model(place: &Path) -> anyhow::Result<PathBuf> {
+/// Where all-MiniLM-L6-v2 lies.
+pub(crate) fn model_folder() -> anyhow::Result<PathBuf> {
     let from = std::env::var_os("MODEL_TEST_MINILM")
         .map_or_else(|| ".models/all-MiniLM-L6-v2".into(), PathBuf::from);
     ensure!(
@@ -87,6 +87,25 @@ fn model(place: &Path) -> anyhow::Result<PathBuf> {
         "{} holds no model: `make models` fetches it",
         from.display()
     );
+    Ok(from)
+}
+
+/// The Python that the peers are installed in.
+pub(crate) fn python() -> anyhow::Result<PathBuf> {
+    let python =
+        std::env::var_os("BENCH_PYTHON").map_or_else(|| "target/bench/venv/bin/python".into(), PathBuf::from);
+    if !python.is_file() {
+        bail!(
+            "{} is not there: `make bench-peers` installs the peers, or name a python with BENCH_PYTHON",
+            python.display()
+        );
+    }
+    Ok(python)
+}
+
+/// A copy of the model with the graph that ONNX Runtime runs on both sides.
+fn model(place: &Path) -> anyhow::Result<PathBuf> {
+    let from = model_folder()?;
     let folder = place.join("model");
     copy(&from, &folder)?;
     let head = Head::SentenceEmbedding(SentenceHead {
@@ -130,14 +149,7 @@ struct Peers {
 
 impl Peers {
     fn new(place: &Path, model: &Path) -> anyhow::Result<Self> {
-        let python = std::env::var_os("BENCH_PYTHON")
-            .map_or_else(|| "target/bench/venv/bin/python".into(), PathBuf::from);
-        if !python.is_file() {
-            bail!(
-                "{} is not there: `make bench-peers` installs the peers, or name a python with BENCH_PYTHON",
-                python.display()
-            );
-        }
+        let python = python()?;
         let script = place.join("embed.py");
         std::fs::write(&script, PEERS)?;
         Ok(Self { python, script, model: model.to_owned() })

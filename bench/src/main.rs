@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose output is for people")]
 
 mod embed;
+mod export;
 mod host;
 mod input;
 mod pairs;
@@ -34,6 +35,11 @@ fn run(wanted: &[String]) -> anyhow::Result<()> {
         && word == embed::FIRST_VECTOR
     {
         return embed::first_vector(folder);
+    }
+    if let [word, folder, out] = wanted
+        && word == export::EXPORT
+    {
+        return export::export_one(folder, out);
     }
     if let Some(unknown) = wanted.iter().find(|name| !ROWS.iter().any(|row| row.name == name.as_str())) {
         let names: Vec<_> = ROWS.iter().map(|row| row.name).collect();

@@ -8,9 +8,9 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use model_store::{AgentName, FinalizeOptions, ImportOptions, ModelStore, Transfer, VersionName};
 
-use crate::embed;
 use crate::input::{random_files, settle, warm};
 use crate::pairs::{Measured, timed};
+use crate::{embed, export};
 
 /// The way of working that the store replaces.
 const HELPER: &str = include_str!("../peers/python_helper.py");
@@ -56,6 +56,13 @@ pub(crate) const ROWS: &[Row] = &[
         peer: "os.readlink and Path.resolve",
         at_least: 10.0,
         measure: resolve,
+    },
+    Row {
+        name: "export",
+        work: "all-MiniLM-L6-v2 to ONNX, a process",
+        peer: "torch.onnx.export, with its load",
+        at_least: 100.0,
+        measure: export::measure,
     },
     Row {
         name: "load-embedder",
