@@ -496,7 +496,7 @@ impl Run<'_> {
         engine: Option<&(EngineDescription, PayloadPath)>,
     ) -> Result<(Published, String), CompileError> {
         staging.write(&payload_path("evidence.json")?, &json_file(evidence))?;
-        let layers = engine.and_then(|(_, plan)| {
+        let layers: Option<Vec<engine::Layer>> = engine.and_then(|(_, plan)| {
             let list = staging.path().join(plan.as_str()).with_file_name(LAYERS_FILE);
             serde_json::from_slice(&fs::read(list).ok()?).ok()
         });
@@ -505,7 +505,7 @@ impl Run<'_> {
             version: self.job.version.as_str(),
             evidence,
             engine: engine.map(|(engine, _)| engine),
-            layers: &layers.unwrap_or_else(Vec::new),
+            layers: &layers.unwrap_or_default(),
             steps: &self.steps,
         });
         staging.write(&payload_path("report.html")?, page.as_bytes())?;
