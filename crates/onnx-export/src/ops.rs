@@ -45,6 +45,15 @@ impl From<bool> for Bias {
     }
 }
 
+/// Whether a product may be in 8 bits.
+#[derive(Clone, Copy)]
+enum Bits {
+    /// Where the precision says so.
+    AsThePrecision,
+    /// Never: it computes in the type that it is given.
+    AsTheType,
+}
+
 impl Graph<'_> {
     /// An operation of one type on two values, which it casts to that type.
     fn binary(&mut self, operator: &str, a: &Value, b: &Value, dtype: DataType) -> Value {
@@ -138,15 +147,11 @@ impl Graph<'_> {
         &mut self,
         x: &Value,
         tensor: &str,
-        (inputs, outputs): (usize, usize),
+        sizes: (usize, usize),
         dtype: DataType,
     ) -> Result<Value, ExportError> {
         self.tap(x, tensor);
-        let x = self.cast(x, dtype);
-        let weight = self.weight(&format!("{tensor}.weight"), &[outputs, inputs], dtype)?;
-        let (x, weight) = self.in_8_bits(x, weight, tensor, (inputs, outputs), dtype)?;
-        let bias = self.weight(&format!("{tensor}.bias"), &[outputs], dtype)?;
-        Ok(self.node("Gemm", &[&x, &weight, &bias], vec![Attribute::Int("transB", 1)], dtype))
+        self.gemm(x, tensor, sizes, dtype, (Bias::Own, Bits::AsThePrecision))
     }
 
     /// [`linear`](Self::linear) without a bias.
@@ -154,14 +159,11 @@ impl Graph<'_> {
         &mut self,
         x: &Value,
         tensor: &str,
-        (inputs, outputs): (usize, usize),
+        sizes: (usize, usize),
         dtype: DataType,
     ) -> Result<Value, ExportError> {
         self.tap(x, tensor);
-        let x = self.cast(x, dtype);
-        let weight = self.weight(&format!("{tensor}.weight"), &[outputs, inputs], dtype)?;
-        let (x, weight) = self.in_8_bits(x, weight, tensor, (inputs, outputs), dtype)?;
-        Ok(self.node("Gemm", &[&x, &weight], vec![Attribute::Int("transB", 1)], dtype))
+        self.gemm(x, tensor, sizes, dtype, (Bias::None, Bits::AsThePrecision))
     }
 
     /// [`product`](Self::product) that is never in 8 bits: choices among many words turn on small differences.
@@ -169,12 +171,32 @@ impl Graph<'_> {
         &mut self,
         x: &Value,
         tensor: &str,
+        sizes: (usize, usize),
+        dtype: DataType,
+    ) -> Result<Value, ExportError> {
+        self.gemm(x, tensor, sizes, dtype, (Bias::None, Bits::AsTheType))
+    }
+
+    fn gemm(
+        &mut self,
+        x: &Value,
+        tensor: &str,
         (inputs, outputs): (usize, usize),
         dtype: DataType,
+        (bias, bits): (Bias, Bits),
     ) -> Result<Value, ExportError> {
         let x = self.cast(x, dtype);
         let weight = self.weight(&format!("{tensor}.weight"), &[outputs, inputs], dtype)?;
-        Ok(self.node("Gemm", &[&x, &weight], vec![Attribute::Int("transB", 1)], dtype))
+        let (x, weight) = match bits {
+            Bits::AsThePrecision => self.in_8_bits(x, weight, tensor, (inputs, outputs), dtype)?,
+            Bits::AsTheType => (x, weight),
+        };
+        let bias = match bias {
+            Bias::Own => Some(self.weight(&format!("{tensor}.bias"), &[outputs], dtype)?),
+            Bias::None => None,
+        };
+        let inputs: Vec<&Value> = [&x, &weight].into_iter().chain(&bias).collect();
+        Ok(self.node("Gemm", &inputs, vec![Attribute::Int("transB", 1)], dtype))
     }
 
     /// The module `module` below the tensor name `parent`, a product with or without a bias, in a scope of its own.
