@@ -5,12 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use model_store::{Activation, AgentName, ModelStore, exit};
-use onnx_export::Precision;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use trt_compiler::engine::BuildOptions;
 use trt_compiler::{
-    Calibration, CompileError, EngineWish, Interrupt, Job, ModelSource, Reuse, Runtimes, Target, Thresholds,
-    default_version, now, texts,
+    Calibration, CompileError, EngineWish, Interrupt, Job, ModelSource, Reuse, Runtimes, Target,
+    ThresholdWishes, default_version, now, texts,
 };
 
 use crate::cli::BuildArgs;
@@ -151,7 +150,12 @@ pub(crate) fn job(
         },
         reference: args.reference.clone(),
         texts,
-        thresholds: thresholds(args, args.precision),
+        thresholds: ThresholdWishes {
+            max_abs: args.max_abs,
+            min_cosine: args.min_cosine,
+            mean_cosine: args.mean_cosine,
+            min_top1: None,
+        },
         explain: args.explain,
         keep: args.keep,
         activation: if args.no_activate { Activation::Keep } else { Activation::Activate },
@@ -170,7 +174,7 @@ pub(crate) fn targets(args: &BuildArgs) -> Vec<Target> {
     targets
 }
 
-fn read_texts(path: &Path) -> Result<Vec<String>, Failure> {
+pub(crate) fn read_texts(path: &Path) -> Result<Vec<String>, Failure> {
     let texts = texts::read(path).map_err(|error| {
         Failure::io(error).context(format!("cannot read the texts in {}", path.display()))
     })?;
@@ -182,21 +186,6 @@ fn read_texts(path: &Path) -> Result<Vec<String>, Failure> {
         return Err(Failure::message(exit::USAGE, nothing));
     }
     Ok(texts)
-}
-
-/// The table's thresholds with what the command line says otherwise.
-fn thresholds(args: &BuildArgs, precision: Precision) -> Option<Thresholds> {
-    let table = Thresholds::of(precision);
-    let BuildArgs { max_abs, min_cosine, mean_cosine, .. } = args;
-    [max_abs, min_cosine, mean_cosine].iter().any(|it| it.is_some()).then(|| Thresholds {
-        max_abs: max_abs.unwrap_or(table.max_abs),
-        min_cosine: min_cosine.unwrap_or(table.min_cosine),
-        // A mean is at least the least: who asks for less of each asks for less of all.
-        mean_cosine: mean_cosine
-            .or(min_cosine.filter(|least| *least < table.mean_cosine))
-            .unwrap_or(table.mean_cosine),
-        ..table
-    })
 }
 
 pub(crate) fn to_json(value: &impl serde::Serialize) -> Result<String, Failure> {

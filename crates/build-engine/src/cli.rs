@@ -101,7 +101,8 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "AGENT", required_unless_present = "all")]
     pub(crate) agent: Option<AgentName>,
 
-    /// Build for every agent of the agent map and the store whose engine is not what a build would give today
+    /// Build for every agent of the agent map and the store whose engine is not what a build would give today, by source,
+    /// precision, library, GPU generations, profile, modules in fp32 and calibration
     #[arg(long, conflicts_with_all = ["agent", "source", "model_id", "output_version"])]
     pub(crate) all: bool,
 

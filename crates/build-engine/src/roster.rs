@@ -9,11 +9,11 @@ use std::time::Duration;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use model_loader::AgentMap;
-use model_store::{AgentEntry, AgentName, ModelStore, exit};
+use model_store::{AgentEntry, AgentName, Current, ModelStore, exit};
 use serde::Serialize;
 use trt_compiler::{
     CompileError, EngineWanted, Interrupt, Job, Observer, Outcome, Runtimes, Step, Wish, needed_memory_bytes,
-    staleness,
+    staleness, texts,
 };
 
 use crate::build;
@@ -44,6 +44,29 @@ enum Todo {
     Cannot(Failure),
 }
 
+/// What is to be done for one agent, as `--dry-run` tells it.
+#[derive(Serialize)]
+struct Wanted<'a> {
+    agent: &'a AgentName,
+    now: &'a str,
+    todo: &'static str,
+    why: String,
+    #[serde(skip)]
+    exit_code: u8,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(task: &'a Task) -> Self {
+        let (todo, why, exit_code) = match &task.todo {
+            Todo::Nothing => ("nothing", "up to date".to_owned(), exit::OK),
+            Todo::Build { why, .. } => ("build", why.clone(), exit::OK),
+            Todo::Fetch { id, why } => ("fetch, build", format!("{why}; from {id}"), exit::OK),
+            Todo::Cannot(failure) => ("cannot", failure.to_string(), failure.code()),
+        };
+        Self { agent: &task.agent, now: &task.now, todo, why, exit_code }
+    }
+}
+
 /// How it ended for one agent, as `--json` has it.
 #[derive(Serialize)]
 struct Ended {
@@ -62,15 +85,19 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> Result<ExitCode, F
     let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
     let store = ModelStore::open(root)?;
     let tasks = plan(args, &store, interrupt)?;
+    interrupt.check().map_err(CompileError::from)?;
     let mut out = anstream::stdout();
     if !args.json {
         writeln!(out, "{}", table(&tasks)).map_err(Failure::output)?;
     }
     if args.dry_run {
-        return Ok(ExitCode::SUCCESS);
+        let wanted: Vec<Wanted<'_>> = tasks.iter().map(Wanted::of).collect();
+        if args.json {
+            writeln!(out, "{}", build::to_json(&wanted)?).map_err(Failure::output)?;
+        }
+        return Ok(exit_code(wanted.iter().map(|it| it.exit_code)));
     }
     let ended = build_all(tasks, args, &store, interrupt);
-    interrupt.check().map_err(CompileError::from)?;
     if args.json {
         writeln!(out, "{}", build::to_json(&ended)?).map_err(Failure::output)?;
     } else {
@@ -79,12 +106,20 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> Result<ExitCode, F
         let words = format!("{built} built, {} as they were, {failed} failed", ended.len() - built - failed);
         writeln!(out, "{words}").map_err(Failure::output)?;
     }
-    let codes: BTreeSet<u8> = ended.iter().map(|it| it.exit_code).filter(|code| *code != exit::OK).collect();
-    Ok(match (codes.len(), codes.first()) {
+    if interrupt.check().is_err() {
+        return Ok(ExitCode::from(exit::INTERRUPTED));
+    }
+    Ok(exit_code(ended.iter().map(|it| it.exit_code)))
+}
+
+/// The code that all failures have, or that of a failure.
+fn exit_code(codes: impl Iterator<Item = u8>) -> ExitCode {
+    let codes: BTreeSet<u8> = codes.filter(|code| *code != exit::OK).collect();
+    match (codes.len(), codes.first()) {
         (0, _) => ExitCode::SUCCESS,
         (1, Some(code)) => ExitCode::from(*code),
         _ => ExitCode::from(exit::FAILURE),
-    })
+    }
 }
 
 /// Every agent of the map and of the store, and what is to be done for it.
@@ -92,6 +127,12 @@ fn plan(args: &BuildArgs, store: &ModelStore, interrupt: &Interrupt) -> Result<V
     let map = AgentMap::from_env()?;
     let mut agents: BTreeSet<AgentName> =
         map.agents().filter_map(|name| AgentName::try_from(name).ok()).collect();
+    // Writers refuse an alias; its target is an agent of the store.
+    for entry in store.agents()? {
+        if let AgentEntry::Alias { alias, .. } = entry {
+            agents.remove(&alias);
+        }
+    }
     agents.extend(store.agents()?.into_iter().filter_map(|entry| match entry {
         AgentEntry::Agent(name) => Some(name),
         AgentEntry::Alias { .. } => None,
@@ -124,8 +165,30 @@ fn task(
         Ok(chosen) => chosen,
         Err(failure) => return Ok(Task { agent, now, todo: Todo::Cannot(failure) }),
     };
-    let wish = Wish { source: chosen.provenance(args), precision: args.precision, engine: engine(args)? };
-    let todo = match (staleness(store, current.as_ref(), &wish), chosen) {
+    let engine = match engine(args) {
+        Ok(engine) => engine,
+        Err(failure) => return Ok(Task { agent, now, todo: Todo::Cannot(failure) }),
+    };
+    let calibration = match &args.calib_data {
+        Some(path) => Some((texts::digest(&build::read_texts(path)?), args.calib_method)),
+        None => None,
+    };
+    let wish = Wish {
+        source: chosen.provenance(args),
+        precision: args.precision,
+        profile: args.profile.first().copied(),
+        keep_fp32: args.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+        calibration,
+        engine,
+    };
+    // What is built and not activated stays behind `current`: the newest says whether it is to be built again.
+    let newest = if args.no_activate { newest(store, &agent)? } else { None };
+    let why = if args.rebuild {
+        Some("asked for".to_owned())
+    } else {
+        staleness(store, newest.as_ref().or(current.as_ref()), &wish)
+    };
+    let todo = match (why, chosen) {
         (None, _) => Todo::Nothing,
         (Some(why), Chosen::ToFetch(plan)) => Todo::Fetch { id: plan.model_id, why },
         (Some(why), Chosen::Here(source)) => match build::job(args, &agent, store.clone(), source) {
@@ -136,13 +199,22 @@ fn task(
     Ok(Task { agent, now, todo })
 }
 
+/// The agent's newest version.
+fn newest(store: &ModelStore, agent: &AgentName) -> Result<Option<Current>, Failure> {
+    if store.get_current(agent)?.is_none() {
+        return Ok(None);
+    }
+    let versions = store.versions(agent)?;
+    let Some(newest) = versions.last() else { return Ok(None) };
+    Ok(store.get_version(agent, newest)?)
+}
+
 /// The engine that a build would give; `None` where the arguments or this host say that there is none.
 fn engine(args: &BuildArgs) -> Result<Option<EngineWanted>, Failure> {
     if args.no_engine || !cfg!(feature = "tensorrt") {
         return Ok(None);
     }
-    // Where the library is missing, the build says so.
-    let Ok(libraries) = Runtimes::from_env().tensorrt_rtx() else { return Ok(None) };
+    let libraries = Runtimes::from_env().tensorrt_rtx().map_err(CompileError::from)?;
     let version = trt_compiler::tensorrt_version(&libraries.core, None);
     let version = version.map_err(|error| Failure::new(exit::ENVIRONMENT, error))?;
     Ok(Some(EngineWanted { version, targets: build::targets(args) }))
@@ -152,14 +224,9 @@ fn table(tasks: &[Task]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING);
     table.set_header(["AGENT", "NOW", "TO DO", "WHY"]);
-    for Task { agent, now, todo } in tasks {
-        let (what, why) = match todo {
-            Todo::Nothing => ("nothing", "up to date".to_owned()),
-            Todo::Build { why, .. } => ("build", why.clone()),
-            Todo::Fetch { id, why } => ("fetch, build", format!("{why}; from {id}")),
-            Todo::Cannot(failure) => ("cannot", failure.to_string()),
-        };
-        table.add_row([agent.to_string(), now.clone(), what.to_owned(), why]);
+    for task in tasks {
+        let Wanted { agent, now, todo, why, .. } = Wanted::of(task);
+        table.add_row([agent.as_str(), now, todo, &why]);
     }
     table
 }
@@ -214,7 +281,7 @@ impl Bench<'_> {
             Err(failure) => {
                 ended.exit_code = failure.code();
                 let text = failure.to_string();
-                if !self.args.json {
+                if !self.args.json && ended.exit_code != exit::INTERRUPTED {
                     // One line: the whole text of a refusal has many.
                     let line = text.lines().next().unwrap_or_default();
                     anstream::eprintln!("{BAD}{}: {line}{BAD:#}", ended.agent);

@@ -102,7 +102,9 @@ pub(crate) fn from_hub(
     let stop = interrupt.flag();
     let snapshot = if download == Download::Later {
         let plan = hub.plan(&request, &stop)?;
-        match hub.cached(&request.at(&plan.commit))? {
+        // What other programs left in the cache may lack files that this one needs.
+        let is_whole = plan.missing().next().is_none();
+        match hub.cached(&request.at(&plan.commit))?.filter(|_| is_whole) {
             Some(snapshot) => snapshot,
             None => return Ok(Chosen::ToFetch(plan)),
         }

@@ -123,7 +123,12 @@ impl Graph<'_> {
         // Before opset 19 both operators know fp32 only.
         let dtype = if self.opset() < 19 { DataType::F32 } else { x.dtype };
         // No range is that of zeros: any scale does, and 0 would divide by itself.
-        let scale = |range: &f32| if *range > 0.0 { range / format.largest() } else { 1.0 };
+        // What rounds to 0 in the scale's own type is one of zeros as well.
+        let scale = |range: &f32| {
+            let scale = range / format.largest();
+            let held = if dtype == DataType::F16 { half::f16::from_f32(scale).to_f32() } else { scale };
+            if held > 0.0 { held } else { 1.0 }
+        };
         let scales: Vec<f32> = ranges.iter().map(scale).collect();
         let scale = self.floats(&format!("{}/scale", x.name), &scales, axis.is_some(), dtype);
         let zero = self.zeros(scales.len(), axis.is_some(), format.dtype());

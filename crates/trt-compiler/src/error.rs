@@ -50,7 +50,7 @@ pub enum CompileError {
         /// What was measured and what was allowed.
         verdict: Box<Verdict>,
         /// Where it parts from the same graph in fp32, if that was asked for.
-        explanation: Option<Box<Explanation>>,
+        explanation: Option<Box<Result<Explanation, String>>>,
     },
     /// The profile asks for longer sequences than the model has positions for.
     #[error(
@@ -98,11 +98,12 @@ fn failures(verdict: &Verdict) -> String {
     verdict.failures.iter().flat_map(|failure| ["\n  ", output, "  ", failure]).collect()
 }
 
-fn explained(explanation: Option<&Explanation>) -> String {
-    explanation.map_or_else(
-        || "\n  (--explain names the node where it begins)".to_owned(),
-        |explanation| format!("\n  {explanation}"),
-    )
+fn explained(explanation: Option<&Result<Explanation, String>>) -> String {
+    match explanation {
+        None => "\n  (--explain names the node where it begins)".to_owned(),
+        Some(Ok(explanation)) => format!("\n  {explanation}"),
+        Some(Err(reason)) => format!("\n  (where it begins could not be found out: {reason})"),
+    }
 }
 
 /// What to try next.

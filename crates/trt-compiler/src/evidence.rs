@@ -138,6 +138,16 @@ pub(crate) fn metadata(evidence: &Evidence, engine: Option<&EngineDescription>) 
         ("model_type", json!(evidence.export.model_type)),
         ("precision", json!(evidence.export.precision)),
         ("engine", json!(engine)),
+        ("keep_fp32", json!(evidence.keep_fp32)),
+        (
+            "calibration",
+            json!(
+                evidence
+                    .calibration
+                    .as_ref()
+                    .map(|it| json!({ "texts_sha256": it.texts_sha256, "method": it.method }))
+            ),
+        ),
         (
             "gate",
             json!({

@@ -55,6 +55,35 @@ impl Thresholds {
     }
 }
 
+/// What is asked for otherwise than the table has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ThresholdWishes {
+    /// See [`Thresholds::max_abs`].
+    pub max_abs: Option<f64>,
+    /// See [`Thresholds::min_cosine`].
+    pub min_cosine: Option<f64>,
+    /// See [`Thresholds::mean_cosine`].
+    pub mean_cosine: Option<f64>,
+    /// See [`Thresholds::min_top1`].
+    pub min_top1: Option<f64>,
+}
+
+impl ThresholdWishes {
+    /// The table's thresholds with these in their place.
+    #[must_use]
+    pub fn over(self, table: Thresholds) -> Thresholds {
+        let Self { max_abs, min_cosine, mean_cosine, min_top1 } = self;
+        // A mean is at least the least: who asks for less of each asks for less of all.
+        let mean_cosine = mean_cosine.or(min_cosine.filter(|least| *least < table.mean_cosine));
+        Thresholds {
+            max_abs: max_abs.unwrap_or(table.max_abs),
+            min_cosine: min_cosine.unwrap_or(table.min_cosine),
+            mean_cosine: mean_cosine.unwrap_or(table.mean_cosine),
+            min_top1: min_top1.unwrap_or(table.min_top1),
+        }
+    }
+}
+
 /// How an output compares with the reference. Rows are sentences, or tokens where the output has one row a token;
 /// padding does not count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

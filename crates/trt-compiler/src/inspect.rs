@@ -84,9 +84,10 @@ pub fn inspect(
                 })
                 .map_err(|reason| problems.push(format!("model.onnx: {reason}")))
                 .ok();
+            // A plan without the list still runs, and older versions have none.
             let layers = beside(&found.plan, LAYERS_FILE)
-                .ok_or_else(|| "no folder".to_owned())
-                .and_then(|path| read(version, path.as_str(), MAX_GRAPH_BYTES))
+                .filter(|path| version.manifest().file(path).is_some())
+                .map_or_else(|| Ok(b"[]".to_vec()), |path| read(version, path.as_str(), MAX_GRAPH_BYTES))
                 .and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()))
                 .map_err(|reason| problems.push(format!("{LAYERS_FILE}: {reason}")))
                 .unwrap_or_default();

@@ -13,7 +13,7 @@ use crate::calibrate::Method;
 use crate::engine::{BuildOptions, EngineOptions};
 use crate::error::CompileError;
 use crate::evidence::Provenance;
-use crate::gate::Thresholds;
+use crate::gate::{ThresholdWishes, Thresholds};
 use crate::payload;
 use crate::profile::Profile;
 use crate::reuse::Reuse;
@@ -109,7 +109,7 @@ pub struct Job {
     /// The texts of the check.
     pub texts: Vec<String>,
     /// Other thresholds than the table's.
-    pub thresholds: Option<Thresholds>,
+    pub thresholds: ThresholdWishes,
     /// Whether a refusal says at which node the graph parts from the same graph in fp32.
     pub explain: bool,
     /// Whether the version becomes current.
@@ -141,6 +141,9 @@ pub struct Plan {
     pub files: Vec<String>,
     /// The shapes of the engine.
     pub profile: Profile,
+    /// The longest sequence of any of its profiles.
+    #[serde(skip)]
+    pub(crate) longest: usize,
     /// The GPU generations of the engine.
     pub targets: Vec<Target>,
     /// How far an output may be from the reference.
@@ -174,7 +177,7 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
     let default = if checkpoint.is_decoder() { Profile::DECODER } else { Profile::DEFAULT };
     let profile = job.profile.unwrap_or_else(|| default.capped(longest));
     let profiles = std::iter::once(&profile).chain(&job.options.more_profiles);
-    if let Some(asked) = profiles.map(|it| it.sequence.max).find(|asked| *asked as usize > longest) {
+    if let Some(asked) = profiles.clone().map(|it| it.sequence.max).find(|asked| *asked as usize > longest) {
         return Err(CompileError::Profile { asked, longest });
     }
     job.options.check()?;
@@ -196,8 +199,9 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
         source: job.source.provenance(),
         files: files_of(&job.source, &checkpoint)?,
         profile,
+        longest: profiles.map(|it| it.sequence.max).max().unwrap_or_default() as usize,
         targets: job.targets.clone(),
-        thresholds: job.thresholds.unwrap_or_else(|| thresholds(job.precision, &options.head)),
+        thresholds: job.thresholds.over(thresholds(job.precision, &options.head)),
         export: exported.report.clone(),
         exported,
         options,

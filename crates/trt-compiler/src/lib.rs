@@ -39,7 +39,7 @@ pub use engine::{available_memory_bytes, needed_memory_bytes};
 pub use error::CompileError;
 pub use evidence::{CalibrationRecord, EngineDescription, Evidence, Provenance};
 pub use explain::{Deviation, Explanation};
-pub use gate::Thresholds;
+pub use gate::{ThresholdWishes, Thresholds};
 pub use inspect::{GraphSummary, Inspection, inspect};
 pub use interrupt::{Interrupt, Interrupted};
 pub use job::{Calibration, EngineWish, Job, ModelSource, Plan};

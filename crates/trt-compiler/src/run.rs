@@ -31,6 +31,7 @@ use crate::runtimes::RtxLibraries;
 use crate::session::OnnxRuntime;
 use crate::subject::{Subject, Words};
 use crate::target::{self, Target};
+use crate::texts;
 
 /// Name of the graph in a version.
 const GRAPH: &str = "model.onnx";
@@ -226,7 +227,7 @@ impl Run<'_> {
             let record = CalibrationRecord {
                 source: source.clone(),
                 texts: texts.len(),
-                texts_sha256: Digest::of(texts.join("\n").as_bytes()).to_string(),
+                texts_sha256: texts::digest(texts),
                 method: *method,
                 ranges,
             };
@@ -259,7 +260,11 @@ impl Run<'_> {
             let verdict = gate.judge(plan.thresholds);
             if !verdict.passed() {
                 let explanation = match judged {
-                    Some(judged) => Some(Box::new(run.explain(staging, plan, runtime, &verdict, &judged)?)),
+                    // That it cannot be explained makes it no less of a refusal.
+                    Some(judged) => match run.explain(staging, plan, runtime, &verdict, &judged) {
+                        Err(CompileError::Interrupted(stopped)) => return Err(stopped.into()),
+                        explained => Some(Box::new(explained.map_err(|error| error.to_string()))),
+                    },
                     None => None,
                 };
                 let (agent, version) = (job.agent.to_string(), job.version.to_string());
@@ -288,7 +293,7 @@ impl Run<'_> {
             source: plan.source.clone(),
             reference,
             texts: job.texts.len(),
-            texts_sha256: Digest::of(job.texts.join("\n").as_bytes()).to_string(),
+            texts_sha256: texts::digest(&job.texts),
             bf16,
             calibration: None,
             keep_fp32: job.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
@@ -356,8 +361,8 @@ impl Run<'_> {
         onnx: &[u8],
     ) -> Result<Explanation, CompileError> {
         let words = Words::open(staging.path(), &plan.options.head)?;
-        let number = verdict.comparison.worst.text.clamp(1, self.job.texts.len());
-        let text = &self.job.texts[number - 1..number];
+        let number = verdict.comparison.worst.text.clamp(1, self.job.texts.len().max(1));
+        let text = self.job.texts.get(number - 1..number).unwrap_or_default();
         let mut tokens = words.encode(text)?;
         for tokens in &mut tokens {
             cut(tokens, plan);
@@ -583,11 +588,10 @@ fn batches(
     Ok(groups.into_iter().map(pad).collect())
 }
 
-/// As long as the engine's profile allows.
+/// As long as the engine's profiles allow.
 fn cut(tokens: &mut Tokens, plan: &Plan) {
-    let longest = plan.profile.sequence.max as usize;
-    tokens.ids.truncate(longest);
-    tokens.type_ids.truncate(longest);
+    tokens.ids.truncate(plan.longest);
+    tokens.type_ids.truncate(plan.longest);
 }
 
 fn payload_path(name: &str) -> Result<PayloadPath, CompileError> {

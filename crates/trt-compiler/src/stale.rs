@@ -2,9 +2,11 @@
 
 use model_store::{AgentName, Current, ModelStore, VersionName};
 use onnx_export::Precision;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use crate::calibrate::Method;
 use crate::evidence::Provenance;
+use crate::profile::Profile;
 use crate::target::Target;
 
 /// What a build would give.
@@ -14,6 +16,12 @@ pub struct Wish {
     pub source: Provenance,
     /// What its products would compute in.
     pub precision: Precision,
+    /// The shapes of its engine, where they are asked for.
+    pub profile: Option<Profile>,
+    /// Modules that would compute in fp32, by pattern.
+    pub keep_fp32: Vec<String>,
+    /// SHA-256 of the calibration texts and how ranges would be found, for 8 bits.
+    pub calibration: Option<(String, Method)>,
     /// The engine it would have, if any.
     pub engine: Option<EngineWanted>,
 }
@@ -49,6 +57,19 @@ pub fn staleness(store: &ModelStore, current: Option<&Current>, wish: &Wish) -> 
             }
         })
         .or_else(|| engine(metadata, wish.engine.as_ref()?))
+        .or_else(|| {
+            let was = metadata.get("engine")?.get("profile")?.as_str()?;
+            change("profile", was, &wish.profile?.to_string())
+        })
+        .or_else(|| {
+            let kept = metadata.get("keep_fp32").cloned().unwrap_or_else(|| json!([]));
+            (kept != json!(wish.keep_fp32)).then(|| "other modules in fp32".to_owned())
+        })
+        .or_else(|| {
+            let (texts, method) = wish.calibration.as_ref()?;
+            let wanted = json!({ "texts_sha256": texts, "method": method });
+            (metadata.get("calibration") != Some(&wanted)).then(|| "other calibration".to_owned())
+        })
         .or_else(|| {
             let tool = text(metadata.get("tools").and_then(|tools| tools.get("trt-compiler")));
             change("trt-compiler", &tool.unwrap_or_default(), env!("CARGO_PKG_VERSION"))
@@ -93,10 +114,8 @@ fn short(commit: &str) -> &str {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use model_store::FinalizeOptions;
-    use serde_json::json;
-
     use super::*;
+    use model_store::FinalizeOptions;
 
     fn publish(store: &ModelStore, version: &str, metadata: &Value) -> Current {
         let agent = "analyst".parse().unwrap();
@@ -121,6 +140,9 @@ mod tests {
         let wish = |source: &Provenance, precision| Wish {
             source: source.clone(),
             precision,
+            profile: None,
+            keep_fp32: Vec::new(),
+            calibration: None,
             engine: Some(wanted.clone()),
         };
         let targets = serde_json::to_value(Target::DEFAULT).unwrap();

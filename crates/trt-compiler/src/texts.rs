@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use model_store::Digest;
 use serde_json::Value;
 
 /// 64 sentences of news, from two words to several hundred, written for this project.
@@ -36,13 +37,14 @@ fn read_file(path: &Path) -> io::Result<Vec<String>> {
         return Ok(from_lines(&text));
     }
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let is_text = |text: &io::Result<String>| text.as_ref().map_or(true, |text| !text.trim().is_empty());
     let parse = |(number, line): (usize, &str)| {
         text_of_json(line).map_err(|reason| {
             let reason = format!("{}, line {number}: {reason}", path.display());
             io::Error::new(io::ErrorKind::InvalidData, reason)
         })
     };
-    lines.map(parse).collect()
+    lines.map(parse).filter(is_text).collect()
 }
 
 fn text_of_json(line: &str) -> Result<String, String> {
@@ -75,6 +77,12 @@ fn text_files(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
+/// SHA-256 of the texts, joined by line feeds: what evidence knows them by.
+#[must_use]
+pub fn digest(texts: &[String]) -> String {
+    Digest::of(texts.join("\n").as_bytes()).to_string()
+}
+
 /// One text a line; empty lines do not count.
 #[must_use]
 pub fn from_lines(text: &str) -> Vec<String> {
@@ -99,7 +107,7 @@ mod tests {
         assert_eq!(super::read(&lines).unwrap(), ["one", "two"]);
         let json = write(
             "a/c.jsonl",
-            "{\"text\": \"three\\nlines\"}\n\n\"four\"\n{\"id\": 1, \"body\": \"five\"}\n",
+            "{\"text\": \"three\\nlines\"}\n{\"text\": \" \"}\n\n\"four\"\n{\"id\": 1, \"body\": \"five\"}\n",
         );
         assert_eq!(super::read(&json).unwrap(), ["three\nlines", "four", "five"]);
         write("picture.png", "no text");

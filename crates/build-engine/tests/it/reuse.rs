@@ -107,7 +107,7 @@ fn reuse_starts_no_builder() {
         engine: EngineWish::Build,
         reference: None,
         texts: texts::built_in(),
-        thresholds: None,
+        thresholds: trt_compiler::ThresholdWishes::default(),
         explain: false,
         keep: None,
         activation: Activation::Activate,

@@ -58,9 +58,11 @@ fn the_agent_map_names_agents_too() {
         command.env("AGENT_MODEL_MAP", &map).env("HF_HUB_OFFLINE", "1").output().unwrap()
     };
     let planned = run(&["--all", "--dry-run"]);
-    assert!(planned.status.success(), "{}", shown(&planned));
+    assert_eq!(planned.status.code(), Some(3), "{}", shown(&planned));
     let table = text(&planned.stdout);
     assert!(table.contains("scout") && table.contains("cannot") && table.contains("org/none"), "{table}");
+    let told: Vec<Value> = serde_json::from_slice(&run(&["--all", "--dry-run", "--json"]).stdout).unwrap();
+    assert_eq!((&told[0]["agent"], &told[0]["todo"]), (&"scout".into(), &"cannot".into()), "{told:?}");
     let ran = run(&["--all"]);
     assert_eq!(ran.status.code(), Some(3), "{}", shown(&ran));
 }

@@ -100,7 +100,7 @@ fn a_builder_without_memory_publishes_nothing_and_says_so() {
             engine: EngineWish::Build,
             reference: None,
             texts: texts::built_in().into_iter().take(4).collect(),
-            thresholds: None,
+            thresholds: trt_compiler::ThresholdWishes::default(),
             explain: false,
             keep: None,
             activation: Activation::Activate,

@@ -139,7 +139,7 @@ impl Deberta {
         // A table has an entry for each distance, 8 bytes in the graph.
         super::limit(checkpoint, "max_position_embeddings", config.max_position_embeddings, 1 << 16)?;
         let longest = match own.max_relative_positions {
-            0.. => own.max_relative_positions.max(1),
+            1.. => own.max_relative_positions,
             _ => dim(config.max_position_embeddings),
         };
         let buckets = own.position_buckets.max(0);
@@ -150,6 +150,15 @@ impl Deberta {
                 usize::try_from(value).unwrap_or(usize::MAX),
                 super::MAX_POSITIONS,
             )?;
+        }
+        // Logarithms of these are divided by each other.
+        if buckets > 0 && (buckets < 4 || longest <= buckets / 2 + 1) {
+            return Err(ExportError::Config {
+                path: checkpoint.config_path(),
+                reason: format!(
+                    "{buckets} position_buckets for {longest} relative positions are out of range"
+                ),
+            });
         }
         let kinds = |word: &str| own.pos_att_type.as_ref().is_some_and(|words| words.has(word));
         let relative = Relative {

@@ -6,7 +6,7 @@ use model_loader::{Head, Reference, TokenBatch};
 use onnx_export::{Checkpoint, ExportOptions, Lowering, Pooling, Precision, SentenceHead, export};
 use toy_store::Kind;
 use trt_compiler::session::OnnxRuntime;
-use trt_compiler::{Calibration, Interrupt, Job, Method, Thresholds, gate::Gate, texts};
+use trt_compiler::{Calibration, Interrupt, Job, Method, ThresholdWishes, Thresholds, gate::Gate, texts};
 
 use crate::support::{job, minilm, roberta, runtimes, toy};
 
@@ -65,7 +65,12 @@ fn every_family_goes_through_the_job() {
         "xlm-roberta",
     ];
     let decoders = ["lm-llama", "lm-llama-tied", "lm-mistral", "lm-qwen2", "lm-qwen3"];
-    let loose = Thresholds { max_abs: 9.0, min_cosine: -1.0, mean_cosine: -1.0, min_top1: 0.0 };
+    let loose = ThresholdWishes {
+        max_abs: Some(9.0),
+        min_cosine: Some(-1.0),
+        mean_cosine: Some(-1.0),
+        min_top1: Some(0.0),
+    };
     let encoders = encoders.map(|name| (name, fixture(&[&format!("encoders/{name}")])));
     let decoders = decoders.map(|name| (name, fixture(&[name, "lm-tokenizer"])));
     for (name, folder) in encoders.iter().chain(&decoders) {
@@ -76,7 +81,7 @@ fn every_family_goes_through_the_job() {
                 source: "prose".to_owned(),
                 method: Method::default(),
             });
-            let thresholds = (precision == Precision::Int8).then_some(loose);
+            let thresholds = if precision == Precision::Int8 { loose } else { ThresholdWishes::default() };
             let job =
                 Job { calibration, thresholds, ..job(store.path(), folder.path(), precision, &runtimes) };
             let outcome = trt_compiler::run(&job, &(), &Interrupt::default());

@@ -6,7 +6,7 @@ use std::path::Path;
 use onnx_export::Precision;
 use safetensors::SafeTensors;
 use toy_store::Kind;
-use trt_compiler::{CompileError, Interrupt, Job, Thresholds};
+use trt_compiler::{CompileError, Interrupt, Job, ThresholdWishes};
 
 use crate::support::{job, runtimes, toy};
 
@@ -64,6 +64,7 @@ fn weights_that_overflow_in_fp16_are_refused_in_fp16_and_pass_in_fp32() {
     let error = trt_compiler::run(&explained, &(), &Interrupt::default()).unwrap_err();
     eprintln!("{error}");
     let CompileError::Gate { explanation: Some(explanation), .. } = error else { panic!("{error}") };
+    let explanation = explanation.unwrap();
     let first = explanation.first.as_ref().unwrap();
     // The weight itself is beyond fp16; that is where it begins, and 1 of 2 layers is whole before it.
     assert!(first.node.contains("encoder.layer.1.intermediate.dense"), "{explanation:?}");
@@ -108,7 +109,7 @@ fn thresholds_that_nothing_can_meet_refuse_everything() {
     let Some(runtimes) = runtimes() else { return };
     let (folder, store) = (toy(Kind::Memory), tempfile::tempdir().unwrap());
     let mut job = job(store.path(), folder.path(), Precision::Fp16, &runtimes);
-    job.thresholds = Some(Thresholds { max_abs: 1e-9, ..Thresholds::of(Precision::Fp16) });
+    job.thresholds = ThresholdWishes { max_abs: Some(1e-9), ..ThresholdWishes::default() };
     let message = refused(trt_compiler::run(&job, &(), &Interrupt::default()), store.path(), "strict");
     assert!(message.contains("sentence_embedding  max abs"), "{message}");
 }

@@ -65,7 +65,7 @@ pub(crate) fn job(store: &Path, folder: &Path, precision: Precision, runtimes: &
         engine: EngineWish::Skip,
         reference: None,
         texts: texts::built_in(),
-        thresholds: None,
+        thresholds: trt_compiler::ThresholdWishes::default(),
         explain: false,
         keep: None,
         activation: Activation::Activate,
