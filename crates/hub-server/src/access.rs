@@ -24,7 +24,7 @@ use serde::Deserialize;
 pub struct Rules {
     /// Tokens, and the private and gated models that each of them opens.
     pub tokens: BTreeMap<String, BTreeSet<String>>,
-    /// Models that do not exist for who has no token for them.
+    /// Models that do not exist for who has no token for them. A name without a slash stands for what is below it too.
     pub private: BTreeSet<String>,
     /// Models that everybody may list, and only who has a token for them may download.
     pub gated: BTreeSet<String>,
@@ -93,22 +93,34 @@ impl Rules {
         }
     }
 
+    /// The models that are private or gated.
+    pub(crate) fn restricted(&self) -> BTreeSet<String> {
+        self.private.union(&self.gated).cloned().collect()
+    }
+
     /// Whether the model exists for the caller.
     pub(crate) fn may_see(&self, caller: Caller<'_>, id: &str) -> bool {
-        !self.private.contains(id) || self.opens(caller, id)
+        covering(id).all(|name| !self.private.contains(name) || self.opens(caller, id, name))
     }
 
     /// Whether the caller may download the model's files.
     pub(crate) fn may_download(&self, caller: Caller<'_>, id: &str) -> bool {
-        !self.gated.contains(id) || self.opens(caller, id)
+        covering(id).all(|name| !self.gated.contains(name) || self.opens(caller, id, name))
     }
 
-    fn opens(&self, caller: Caller<'_>, id: &str) -> bool {
+    fn opens(&self, caller: Caller<'_>, id: &str, name: &str) -> bool {
         match caller {
-            Caller::Known(token) => self.tokens.get(token).is_some_and(|models| models.contains(id)),
+            Caller::Known(token) => {
+                self.tokens.get(token).is_some_and(|models| models.contains(id) || models.contains(name))
+            }
             Caller::Nobody | Caller::Unknown => false,
         }
     }
+}
+
+/// The names whose rules hold for a model: its own, and what is before the slash, which may be a model that holds it.
+fn covering(id: &str) -> impl Iterator<Item = &str> {
+    [Some(id), id.split_once('/').map(|(before, _)| before)].into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -119,7 +131,7 @@ mod tests {
     #[test]
     fn a_token_opens_what_is_written_beside_it() {
         let rules: Rules = serde_json::from_str(
-            r#"{"tokens": {"reader": ["a/secret", "a/gated"], "other": []}, "private": ["a/secret"], "gated": ["a/gated"]}"#,
+            r#"{"tokens": {"reader": ["a/secret", "a/gated"], "other": []}, "private": ["a/secret", "b"], "gated": ["a/gated"]}"#,
         )
         .unwrap();
         let check = |header: Option<&str>, id: &str, see: bool, download: bool| {
@@ -129,6 +141,8 @@ mod tests {
         };
         check(None, "a/open", true, true);
         check(None, "a/secret", false, true);
+        check(None, "b", false, true);
+        check(None, "b/below", false, true);
         check(None, "a/gated", true, false);
         check(Some("Bearer reader"), "a/secret", true, true);
         check(Some("Bearer reader"), "a/gated", true, true);

@@ -1,5 +1,6 @@
 //! Everything that is served.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -54,9 +55,15 @@ pub(crate) enum Found {
 }
 
 impl Catalogue {
-    pub(crate) fn open(folders: &[PathBuf], store: Option<&Path>) -> Result<Self, CatalogueError> {
+    /// `restricted` models are in no other model's files.
+    pub(crate) fn open(
+        folders: &[PathBuf],
+        store: Option<&Path>,
+        restricted: &BTreeSet<String>,
+    ) -> Result<Self, CatalogueError> {
         let open = |path: &PathBuf| {
-            Folder::open(path).map_err(|source| CatalogueError::Folder { path: path.clone(), source })
+            Folder::open(path, restricted.clone())
+                .map_err(|source| CatalogueError::Folder { path: path.clone(), source })
         };
         Ok(Self {
             folders: folders.iter().map(open).collect::<Result<_, _>>()?,
@@ -92,6 +99,14 @@ impl Catalogue {
         models.sort_unstable();
         models.dedup();
         Ok(models)
+    }
+
+    /// What a model is called that is asked for by an alias of the store; `None` if this is no alias.
+    pub(crate) fn meant_by(&self, id: &str) -> Result<Option<String>, CatalogueError> {
+        match (&self.store, store::agent_of(id)) {
+            (Some(store), Some(agent)) => Ok(store::meant_by(store, &agent)?),
+            _ => Ok(None),
+        }
     }
 
     /// A model at a branch, tag, version or commit. Where a folder and the store both have it, the folder's.

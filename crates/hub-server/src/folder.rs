@@ -1,6 +1,6 @@
 //! Models in folders: `DIR/org/name`, and `DIR/org/name@revision` for what is not `main`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +14,8 @@ use crate::snapshot::{self, Entry, Place, Snapshot};
 #[derive(Debug)]
 pub(crate) struct Folder {
     root: PathBuf,
+    /// The models that are not for everybody: their files are in no other model.
+    restricted: BTreeSet<String>,
     /// What files hash to, as long as they are the same: a file is hashed once.
     known: Mutex<HashMap<PathBuf, (State, Entry)>>,
 }
@@ -34,12 +36,12 @@ impl State {
 }
 
 impl Folder {
-    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+    pub(crate) fn open(root: &Path, restricted: BTreeSet<String>) -> io::Result<Self> {
         let root = root.canonicalize()?;
         if !root.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, "not a folder"));
         }
-        Ok(Self { root, known: Mutex::default() })
+        Ok(Self { root, restricted, known: Mutex::default() })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -63,23 +65,34 @@ impl Folder {
         Ok(models)
     }
 
-    /// The revisions of a model, `main` first; empty if there is no such model.
+    /// The revisions of a model, `main` first; empty if there is no such model. An organisation is none, and neither is
+    /// a revision's folder: rules that name a model hold for every name its files can be asked for by.
     pub(crate) fn revisions(&self, id: &str) -> io::Result<Vec<String>> {
-        let (parent, name) = match id.split_once('/') {
-            Some((organisation, name)) => (self.root.join(organisation), name),
-            None => (self.root.clone(), id),
-        };
-        if !parent.is_dir() {
+        if id.contains('@') {
             return Ok(Vec::new());
         }
+        let (siblings, name) = match id.split_once('/') {
+            Some((organisation, name)) => {
+                let organisations = folders(&self.root)?;
+                let found = organisations.into_iter().find(|(folder, _)| folder == organisation);
+                let Some((_, path)) = found else { return Ok(Vec::new()) };
+                (folders(&path)?, name)
+            }
+            None => (folders(&self.root)?, id),
+        };
+        let is_bare = !id.contains('/');
         let mut revisions = Vec::new();
-        for (folder, _) in folders(&parent)? {
+        for (folder, path) in siblings {
+            let (model, revision) = match folder.split_once('@') {
+                Some((model, revision)) => (model, revision),
+                None => (folder.as_str(), MAIN),
+            };
+            if model != name || revision.is_empty() || is_bare && !has_files(&path)? {
+                continue;
+            }
             if folder == name {
                 revisions.insert(0, MAIN.to_owned());
-            } else if let Some((model, revision)) = folder.split_once('@')
-                && model == name
-                && !revision.is_empty()
-            {
+            } else if revision != MAIN {
                 revisions.push(revision.to_owned());
             }
         }
@@ -91,11 +104,35 @@ impl Folder {
         let folder = if revision == MAIN { id.to_owned() } else { format!("{id}@{revision}") };
         let folder = self.root.join(folder);
         let mut files = BTreeMap::new();
-        self.walk(&folder, "", &mut files)?;
+        self.walk(id, &folder, "", &mut files)?;
         Ok(Snapshot::of(files))
     }
 
-    fn walk(&self, folder: &Path, prefix: &str, files: &mut BTreeMap<String, Entry>) -> io::Result<()> {
+    /// Whether a file belongs to a model other than `id` that is not for everybody.
+    fn is_anothers(&self, id: &str, path: &Path) -> bool {
+        let below = path.strip_prefix(&self.root).unwrap_or(path);
+        let mut model = String::new();
+        for part in below.iter().take(2) {
+            // A revision's folder is the model's too.
+            let part = part.to_string_lossy();
+            model.push_str(part.split('@').next().unwrap_or_default());
+            // What is below a name is under that name's rules already.
+            let is_own = model == id || id.starts_with(&format!("{model}/"));
+            if !is_own && self.restricted.contains(&model) {
+                return true;
+            }
+            model.push('/');
+        }
+        false
+    }
+
+    fn walk(
+        &self,
+        id: &str,
+        folder: &Path,
+        prefix: &str,
+        files: &mut BTreeMap<String, Entry>,
+    ) -> io::Result<()> {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
@@ -105,14 +142,14 @@ impl Folder {
             }
             // Links may lead to where else this server serves from, as in the cache of huggingface_hub; no further.
             let Ok(path) = entry.path().canonicalize() else { continue };
-            if !path.starts_with(&self.root) {
+            if !path.starts_with(&self.root) || self.is_anothers(id, &path) {
                 continue;
             }
             let metadata = path.metadata()?;
             let name = format!("{prefix}{name}");
             if metadata.is_dir() {
                 if !entry.path().is_symlink() {
-                    self.walk(&entry.path(), &format!("{name}/"), files)?;
+                    self.walk(id, &entry.path(), &format!("{name}/"), files)?;
                 }
             } else if metadata.is_file() {
                 files.insert(name.clone(), self.entry(&name, &path, &metadata)?);
@@ -163,7 +200,9 @@ fn folders(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 
 fn has_files(folder: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(folder)? {
-        if entry?.path().is_file() {
+        let entry = entry?;
+        // What a file manager leaves in an organisation makes no model of it.
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") && entry.path().is_file() {
             return Ok(true);
         }
     }

@@ -89,7 +89,8 @@ impl Server {
         if config.folders.is_empty() && config.store.is_none() {
             return Err(ServeError::Nothing);
         }
-        let catalogue = Catalogue::open(&config.folders, config.store.as_deref())?;
+        let catalogue =
+            Catalogue::open(&config.folders, config.store.as_deref(), &config.rules.restricted())?;
         let models = catalogue.index()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

@@ -87,9 +87,14 @@ impl Service {
         }
         match route {
             Route::List => {
-                let mut models = self.catalogue.models()?;
-                models.retain(|id| self.rules.may_see(caller, id));
-                Ok(with_json(&pages::list(&models)))
+                let models = self.catalogue.models()?;
+                let mut seen = Vec::with_capacity(models.len());
+                for id in models {
+                    if self.allows(&id, |id| self.rules.may_see(caller, id))? {
+                        seen.push(id);
+                    }
+                }
+                Ok(with_json(&pages::list(&seen)))
             }
             Route::Info { id, revision } => {
                 let snapshot = self.find(caller, &id, &revision)?;
@@ -102,7 +107,7 @@ impl Service {
             }
             Route::Resolve { id, revision, path } => {
                 let snapshot = self.find(caller, &id, &revision)?;
-                if !self.rules.may_download(caller, &id) {
+                if !self.allows(&id, |id| self.rules.may_download(caller, id))? {
                     let page = format!("http://{}/{id}", ask.header(HOST).unwrap_or_default());
                     let with_token = caller != Caller::Nobody;
                     return Err(Refusal::Gated { id, page, with_token }.into());
@@ -120,9 +125,17 @@ impl Service {
         }
     }
 
+    /// Whether a rule allows a model by the name it was asked for, and by the one that an alias stands for.
+    fn allows(&self, id: &str, rule: impl Fn(&str) -> bool) -> Result<bool, Failure> {
+        if !rule(id) {
+            return Ok(false);
+        }
+        Ok(self.catalogue.meant_by(id)?.is_none_or(|target| rule(&target)))
+    }
+
     fn find(&self, caller: Caller<'_>, id: &str, revision: &str) -> Result<Snapshot, Failure> {
         let with_token = caller != Caller::Nobody;
-        if !self.rules.may_see(caller, id) {
+        if !self.allows(id, |id| self.rules.may_see(caller, id))? {
             return Err(Refusal::NoModel { with_token }.into());
         }
         match self.catalogue.find(id, revision)? {

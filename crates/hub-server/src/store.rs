@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model_store::{AgentName, Current, ModelStore, PayloadPath, StoreError, VersionName};
+use model_store::{AgentEntry, AgentName, Current, ModelStore, PayloadPath, StoreError, VersionName};
 
 use crate::route::MAIN;
 use crate::snapshot::{Entry, Place, Snapshot, shortened};
@@ -20,6 +20,15 @@ pub(crate) fn agent_of(id: &str) -> Option<AgentName> {
 pub(crate) fn models(store: &ModelStore) -> Result<Vec<String>, StoreError> {
     let agents = store.agents()?;
     Ok(agents.iter().map(|entry| format!("{ORGANISATION}/{}", entry.name())).collect())
+}
+
+/// The model that an alias leads to; `None` for an agent.
+pub(crate) fn meant_by(store: &ModelStore, name: &AgentName) -> Result<Option<String>, StoreError> {
+    let agents = store.agents()?;
+    Ok(agents.iter().find_map(|entry| match entry {
+        AgentEntry::Alias { alias, target } if alias == name => Some(format!("{ORGANISATION}/{target}")),
+        _ => None,
+    }))
 }
 
 /// A version of an agent: `main` is what is current, else a version, a ref or the commit of a version.

@@ -244,6 +244,75 @@ fn a_store_is_served() {
     assert_eq!(weights("main").body, b"first");
 }
 
+/// A rule names a model by one id; its files are under it by every other.
+#[test]
+fn rules_hold_for_every_name_of_a_model() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("models");
+    models(&folder);
+    for (path, bytes) in [
+        ("acme/secret@v2/config.json", "{}"),
+        ("acme/gated/config.json", "{}"),
+        ("flat/config.json", "{}"),
+        ("flat/secret/config.json", "{}"),
+        ("flat/open/config.json", "{}"),
+        (".hidden/tiny/config.json", "{}"),
+    ] {
+        fs::create_dir_all(folder.join(path).parent().unwrap()).unwrap();
+        fs::write(folder.join(path), bytes).unwrap();
+    }
+    std::os::unix::fs::symlink("acme", folder.join("other")).unwrap();
+    std::os::unix::fs::symlink("../secret/config.json", folder.join("acme/tiny/linked.json")).unwrap();
+    let store = ModelStore::create(scratch.path().join("store")).unwrap();
+    for agent in ["scout", "open"] {
+        let staging = store.stage_new(&agent.parse().unwrap(), &"v1".parse().unwrap()).unwrap();
+        staging.write(&"config.json".parse().unwrap(), b"{}").unwrap();
+        staging.finalize(FinalizeOptions::default()).unwrap();
+        store.add_alias(&format!("{agent}_old").parse().unwrap(), &agent.parse().unwrap()).unwrap();
+    }
+    let rules = scratch.path().join("rules.json");
+    let text = r#"{"tokens": {"hf_a": ["acme/secret", "acme/gated", "flat/secret", "store/scout"]},
+        "private": ["acme/secret", "flat/secret", "store/scout"], "gated": ["acme/gated"]}"#;
+    fs::write(&rules, text).unwrap();
+    let [folder, rules] = [&folder, &rules].map(|path| path.to_str().unwrap());
+    let store = store.root().to_str().unwrap();
+    let server = Running::start(&["--folder", folder, "--store", store, "--rules", rules]);
+    let check = |path: &str, without: u16, with: u16| {
+        let token = [("authorization", "Bearer hf_a")];
+        let found = (server.get(path).status, server.ask("GET", path, &token).status);
+        assert_eq!(found, (without, with), "{path}");
+    };
+    check("/acme/secret/resolve/main/config.json", 401, 200);
+    check("/acme/secret/resolve/v2/config.json", 401, 200);
+    check("/acme/gated/resolve/main/config.json", 401, 200);
+    check("/acme/tiny/resolve/main/config.json", 200, 200);
+    // An organisation is no model.
+    check("/acme/resolve/main/secret/config.json", 401, 404);
+    check("/acme/resolve/main/gated/config.json", 401, 404);
+    check("/api/models/acme", 401, 404);
+    check("/api/models/acme/tree/main?recursive=true", 401, 404);
+    // A revision's folder is none either.
+    check("/acme/secret@v2/resolve/main/config.json", 401, 404);
+    check("/acme/secret%40v2/resolve/main/config.json", 401, 404);
+    check("/api/models/acme/secret@v2", 401, 404);
+    // Nor is what no list names.
+    check("/other/secret/resolve/main/config.json", 401, 404);
+    check("/.hidden/tiny/resolve/main/config.json", 401, 404);
+    // A model that holds another, and one that links to another.
+    check("/flat/resolve/main/config.json", 200, 200);
+    check("/flat/resolve/main/open/config.json", 200, 200);
+    check("/flat/resolve/main/secret/config.json", 404, 404);
+    check("/flat/secret/resolve/main/config.json", 401, 200);
+    check("/acme/tiny/resolve/main/linked.json", 404, 404);
+    // An alias is its target.
+    check("/store/scout/resolve/main/config.json", 401, 200);
+    check("/store/scout_old/resolve/main/config.json", 401, 200);
+    check("/api/models/store/scout_old", 401, 200);
+    check("/store/open_old/resolve/main/config.json", 200, 200);
+    let list = String::from_utf8(server.get("/api/models").body).unwrap();
+    assert!(list.contains("store/open_old") && !list.contains("scout") && !list.contains("secret"), "{list}");
+}
+
 #[test]
 fn bad_arguments() {
     let scratch = tempfile::tempdir().unwrap();
