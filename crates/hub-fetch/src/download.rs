@@ -18,6 +18,10 @@ use crate::url::{Origin, shown};
 
 /// How much is read at a time, in bytes.
 const BLOCK_BYTES: usize = 256 << 10;
+/// An attempt that brings less than this, in bytes, brings little.
+const LITTLE_BYTES: u64 = 1 << 20;
+/// So many attempts that bring little begin the count of repetitions anew; a server that gives a byte at a time is left.
+const MOST_LITTLES: u32 = 100;
 
 /// Where files come from and go to.
 #[derive(Clone, Copy)]
@@ -54,10 +58,13 @@ impl Job<'_> {
     fn complete(&self, file: &Wanted, part: &mut Part) -> Result<u64, FetchError> {
         let mut came = 0;
         let mut count = 0;
+        let mut littles = 0;
         let mut damaged = false;
+        // The most bytes that were here since the last start: a server without ranges begins again and again, and what it
+        // brings then is no progress.
+        let mut most = part.have();
         loop {
-            let before = part.have();
-            let is_whole = file.size == Some(before);
+            let is_whole = file.size == Some(part.have());
             let mut from = self.asking.hub.origin.host.clone();
             let got = if is_whole { Ok(()) } else { self.attempt(file, part, &mut came, &mut from) };
             let damage = match got {
@@ -67,22 +74,31 @@ impl Job<'_> {
                 },
                 Err(Stumble::Damage(damage)) => damage,
                 Err(Stumble::Trouble(trouble)) => {
-                    if part.have() > before {
+                    let gained = part.have().saturating_sub(most);
+                    if gained >= LITTLE_BYTES {
+                        count = 0;
+                    } else if gained > 0 && littles < MOST_LITTLES {
+                        littles += 1;
                         count = 0;
                     }
+                    most += gained;
                     self.asking.wait_after(trouble, &mut count, &self.asking.hub.retry)?;
                     continue;
                 }
             };
             // What an earlier run has left may be at fault, or the way here: once more from the start.
+            let is_inherited = part.is_inherited();
             part.restart()?;
+            most = 0;
             self.asking.progress.advanced(&file.path, 0);
-            if damaged {
-                return Err(FetchError::Damaged { path: file.path.clone(), what: damage.0, host: from });
+            // Bytes of an earlier run do not speak against this server.
+            if !is_inherited {
+                if damaged {
+                    return Err(FetchError::Damaged { path: file.path.clone(), what: damage.0, host: from });
+                }
+                damaged = true;
             }
             tracing::warn!(path = %file.path, what = %damage.0, "arrived damaged; once more from the start");
-            // Bytes of an earlier run do not speak against this server.
-            damaged = !is_whole && before == 0;
         }
     }
 
@@ -101,7 +117,7 @@ impl Job<'_> {
             *from = origin.host;
         }
         let length = self.begin(file, part, &answer)?;
-        let end = length.map(|length| part.have() + length);
+        let end = length.map(|length| part.have().saturating_add(length));
         if let (Some(size), Some(end)) = (file.size, end)
             && end != size
         {

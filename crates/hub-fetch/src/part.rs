@@ -14,6 +14,8 @@ pub(crate) struct Part {
     path: PathBuf,
     file: File,
     have: u64,
+    /// Whether an earlier run has left some of it.
+    is_inherited: bool,
     digest: Option<Digest>,
     size: Option<u64>,
     hasher: Option<Hasher>,
@@ -36,8 +38,15 @@ impl Part {
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
         let have = file.metadata().map_err(failed)?.len();
-        let mut part =
-            Self { path: path.to_owned(), file, have, digest: digest.cloned(), size, hasher: None };
+        let mut part = Self {
+            path: path.to_owned(),
+            file,
+            have,
+            is_inherited: have > 0,
+            digest: digest.cloned(),
+            size,
+            hasher: None,
+        };
         if size.is_some_and(|size| have > size) {
             part.restart()?;
             return Ok(part);
@@ -59,11 +68,17 @@ impl Part {
         self.have
     }
 
+    /// Whether some of what is here came in an earlier run.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.is_inherited
+    }
+
     /// Forgets everything.
     pub(crate) fn restart(&mut self) -> Result<(), FetchError> {
         let cleared = self.file.set_len(0).and_then(|()| self.file.rewind());
         cleared.map_err(|error| FetchError::io("write", &self.path, error))?;
         self.have = 0;
+        self.is_inherited = false;
         self.hasher = self.fresh_hasher();
         Ok(())
     }

@@ -50,6 +50,8 @@ pub enum What {
     Slow(u64, u64),
     /// A range is asked for and the whole file is sent.
     NoRange,
+    /// The same, and the connection ends after so many bytes of the body.
+    NoRangeAndCut(u64),
     /// The answer comes so many milliseconds late.
     Late(u64),
     /// The client is sent elsewhere.
@@ -131,7 +133,7 @@ impl Fault {
     /// The request as it is answered.
     pub(crate) fn asked(&self, ask: &Ask) -> Ask {
         let mut ask = ask.clone();
-        if self.what == What::NoRange {
+        if matches!(self.what, What::NoRange | What::NoRangeAndCut(_)) {
             ask.headers.remove(RANGE);
         }
         ask
@@ -142,9 +144,11 @@ impl Fault {
         if let What::Late(milliseconds) = self.what {
             tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         }
-        answer.map(|inner| {
-            Spoilt { inner, sent: 0, what: self.what.clone(), flushed: false, pause: None }.boxed()
-        })
+        let what = match &self.what {
+            What::NoRangeAndCut(after) => What::Cut(*after),
+            what => what.clone(),
+        };
+        answer.map(|inner| Spoilt { inner, sent: 0, what, flushed: false, pause: None }.boxed())
     }
 }
 

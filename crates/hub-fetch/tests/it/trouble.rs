@@ -114,6 +114,28 @@ fn what_is_not_got_over() {
         &|e| matches!(e, FetchError::Damaged { .. }),
         "expected SHA-256",
     );
+    let cut_and_flipped = [("/file?", 1, What::Cut(1_000_000)), ("/file?", 1, What::Flip(7))];
+    check(
+        "a wrong byte in every pass, after a cut",
+        &vec![cut_and_flipped; 5].concat(),
+        &|e| matches!(e, FetchError::Damaged { .. }),
+        "expected SHA-256",
+    );
+    let here_and_there = [500_000, 600_000].map(|after| ("/file?", 1, What::NoRangeAndCut(after)));
+    check(
+        "no ranges, and cut now here, now there",
+        &[vec![("/file?", 1, What::Cut(900_000))], vec![here_and_there; 20].concat()].concat(),
+        &|e| matches!(e, FetchError::Unreachable { .. }),
+        "cut",
+    );
+    check(
+        "a byte at a time",
+        &[("/file?", ALWAYS, What::Cut(1))],
+        &|e| matches!(e, FetchError::Unreachable { .. }),
+        "cut",
+    );
+    let asked = world.server.seen().iter().filter(|request| request.cdn).count();
+    assert!((50..150).contains(&asked), "{asked}");
     check(
         "always down",
         &[("/file?", ALWAYS, status(503, &[]))],
