@@ -73,11 +73,17 @@ impl Asking<'_> {
         let etag = answer.header("x-linked-etag").or_else(|| answer.header("etag"));
         let length = answer.header("content-length").filter(|_| !answer.status.is_redirection());
         let size = answer.header("x-linked-size").or(length).and_then(|size| size.parse().ok());
-        let wanted = etag.and_then(|etag| Wanted::new(path, facts.size.or(size), etag));
-        wanted.ok_or_else(|| FetchError::Protocol {
-            url: answer.url.clone(),
-            what: "it has no ETag that names the file".to_owned(),
-        })
+        let protocol = |what: String| FetchError::Protocol { url: answer.url.clone(), what };
+        let etag = etag.filter(|etag| !etag.trim().is_empty());
+        let etag = etag.ok_or_else(|| protocol(format!("it has no ETag that names {path}")))?;
+        let wanted = Wanted::of_tag(path, facts.size.or(size), etag, commit);
+        if wanted.digest.is_none() && path.ends_with(".safetensors") {
+            return Err(protocol(format!(
+                "it names no digest of {path}, so nobody could tell whether the weights came whole; take another mirror, \
+                 one that hands on the Hub's ETag and X-Linked-ETag"
+            )));
+        }
+        Ok(wanted)
     }
 
     fn text(&self, answer: &mut Answer) -> Result<Vec<u8>, Trouble> {

@@ -82,6 +82,10 @@ impl Job<'_> {
                         count = 0;
                     }
                     most += gained;
+                    if !part.is_resumable() {
+                        part.restart()?;
+                        self.asking.progress.advanced(&file.path, 0);
+                    }
                     self.asking.wait_after(trouble, &mut count, &self.asking.hub.retry)?;
                     continue;
                 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::digest::Digest;
 use crate::error::FetchError;
@@ -51,6 +52,17 @@ impl Wanted {
         let blob = blob_name(etag)?;
         let digest = Digest::of_etag(&blob);
         Some(Self { path: path.to_owned(), size, blob, digest })
+    }
+
+    /// A file of a commit by its entity tag, whatever that is. One that is no digest may stand for several files, so the
+    /// name of the bytes is made of the commit and the path too.
+    pub(crate) fn of_tag(path: &str, size: Option<u64>, etag: &str, commit: &str) -> Self {
+        let known = Self::new(path, size, etag).filter(|file| file.digest.is_some());
+        known.unwrap_or_else(|| {
+            let named = Sha256::digest(format!("{path}\0{}", etag.trim()));
+            let blob = format!("{commit}-{}", hex::encode(&named[..16]));
+            Self { path: path.to_owned(), size, blob, digest: None }
+        })
     }
 }
 
@@ -203,6 +215,24 @@ mod tests {
         check(&[], "no *.safetensors");
         check(&["model.safetensors", "1_Pooling/../../x.json"], "leads out of its folder");
         assert!(listing(&["onnx/model.onnx"]).wanted(&ABOUT, Graphs::Take).is_ok());
+    }
+
+    #[test]
+    fn what_bytes_are_called() {
+        let (sha, git) = ("5".repeat(64), "c".repeat(40));
+        let blob = |path: &str, tag: &str, commit: &str| Wanted::of_tag(path, None, tag, commit).blob;
+        assert_eq!(blob("a.json", &format!("\"{sha}\""), "0123"), sha);
+        assert_eq!(blob("a.json", &format!("W/\"{git}\""), "0123"), git);
+        let odd = blob("a.json", "\"1-2f\"", "0123");
+        assert!(odd.starts_with("0123-") && is_safe_path(&odd), "{odd}");
+        for other in [
+            blob("b.json", "\"1-2f\"", "0123"),
+            blob("a.json", "\"1-2f\"", "4567"),
+            blob("a.json", "\"../x\"", "0123"),
+        ] {
+            assert_ne!(odd, other);
+        }
+        assert_eq!(odd, blob("a.json", "\"1-2f\"", "0123"));
     }
 
     #[test]

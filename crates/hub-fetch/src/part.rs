@@ -32,7 +32,8 @@ impl std::fmt::Debug for Hasher {
 pub(crate) struct Damage(pub(crate) String);
 
 impl Part {
-    /// Opens what an earlier run has left, and hashes it; nothing yet if there is none, or more than the whole.
+    /// Opens what an earlier run has left, and hashes it; nothing yet if there is none, or more than the whole, or no
+    /// digest to tell whether it is of the same file.
     pub(crate) fn open(path: &Path, size: Option<u64>, digest: Option<&Digest>) -> Result<Self, FetchError> {
         let failed = |error| FetchError::io("open", path, error);
         let file =
@@ -47,7 +48,7 @@ impl Part {
             size,
             hasher: None,
         };
-        if size.is_some_and(|size| have > size) {
+        if digest.is_none() || size.is_some_and(|size| have > size) {
             part.restart()?;
             return Ok(part);
         }
@@ -71,6 +72,11 @@ impl Part {
     /// Whether some of what is here came in an earlier run.
     pub(crate) fn is_inherited(&self) -> bool {
         self.is_inherited
+    }
+
+    /// Whether what is here can be gone on with: without a digest nobody would know if the rest is of another file.
+    pub(crate) fn is_resumable(&self) -> bool {
+        self.digest.is_some()
     }
 
     /// Forgets everything.

@@ -182,6 +182,47 @@ fn what_is_not_got_over() {
     );
 }
 
+/// A mirror that keeps the Hub's list and files, and has entity tags of its own.
+#[test]
+fn a_mirror_with_tags_that_are_no_digests() {
+    let world = World::new();
+    let honest = world.fetch(&tiny()).unwrap();
+    fs::remove_dir_all(world.cache()).unwrap();
+    let size = WEIGHT_BYTES;
+    let sha = blob_of(&world, WEIGHTS);
+    let api = |weights: &str| {
+        let text = format!(
+            r#"{{"sha": "{}", "siblings": [{{"rfilename": "config.json"}}, {{"rfilename": "tokenizer.json"}},
+                {{"rfilename": "model.safetensors" {weights}}}]}}"#,
+            honest.commit
+        );
+        ("/api/", 1, What::Status { code: 200, headers: Vec::new(), text })
+    };
+    // The first request for a file is for its headers.
+    let tag = |path: &'static str| (path, 1, status(200, &[("etag", "\"1-2f\"")]));
+    world.server.set(&[
+        api(&format!(r#", "lfs": {{"sha256": "{sha}", "size": {size}}}"#)),
+        tag("config.json"),
+        tag("tokenizer.json"),
+        ("tokenizer.json", 1, What::Cut(100_000)),
+    ]);
+    let snapshot = world.fetch(&tiny()).unwrap();
+    assert_eq!(snapshot.files.len(), 3);
+    assert_same(&world, &snapshot, "acme/tiny");
+    // The rest of a file that nobody can check might be another's.
+    let seen = world.server.seen();
+    let tokenizer: Vec<_> = seen.iter().filter(|request| request.path.contains("tokenizer.json")).collect();
+    assert_eq!(tokenizer.len(), 3, "{tokenizer:?}");
+    assert!(tokenizer.iter().all(|request| request.range.is_none()), "{tokenizer:?}");
+
+    fs::remove_dir_all(world.cache()).unwrap();
+    world.server.set(&[api(""), tag("config.json"), tag("tokenizer.json"), tag(WEIGHTS)]);
+    let error = world.fetch(&tiny()).unwrap_err();
+    assert!(matches!(error, FetchError::Protocol { .. }), "{error:?}");
+    assert!(error.to_string().contains("no digest of model.safetensors"), "{error}");
+    assert!(!world.cache().exists());
+}
+
 /// The sizes are known before anything comes, and so is whether there is room.
 #[test]
 fn a_model_that_is_larger_than_the_disk() {
