@@ -101,7 +101,8 @@ impl Repository {
     pub(crate) fn write_listing(&self, commit: &str, listing: &Listing) -> Result<(), FetchError> {
         let path = self.root().join("trees").join(format!("{commit}.json"));
         match to_tree(listing) {
-            Some(json) if !path.exists() => write_whole(&path, &json),
+            // One that says something else is damaged, or another program's of another time.
+            Some(json) if self.listing(commit)?.as_ref() != Some(listing) => write_whole(&path, &json),
             _ => Ok(()),
         }
     }

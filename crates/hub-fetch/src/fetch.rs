@@ -205,15 +205,14 @@ impl Hub {
             return Ok(Local::Lacking(format!("there is no snapshot of {commit}")));
         }
         let listing = repository.listing(&commit)?;
-        let files = match &listing {
-            Some(listing) => {
-                let about = About { model_id: &request.model_id, commit: &commit, endpoint: &self.endpoint };
-                listed(listing, &about, request.graphs)?
-            }
-            None => match found_in(&path, request.graphs) {
-                Ok(files) => files,
-                Err(missing) => return Ok(Local::Lacking(missing)),
-            },
+        let about = About { model_id: &request.model_id, commit: &commit, endpoint: &self.endpoint };
+        let found = match &listing {
+            Some(listing) => listed(listing, &about, request.graphs),
+            None => found_in(&path, request.graphs),
+        };
+        let files = match found {
+            Ok(files) => files,
+            Err(missing) => return Ok(Local::Lacking(missing)),
         };
         for file in &files {
             if !repository.is_linked(&commit, file) {

@@ -8,17 +8,17 @@ use crate::listing::{About, Listing, Wanted};
 use crate::request::Graphs;
 use crate::selection;
 
-/// The files of a commit whose list is known.
-pub(crate) fn listed(
-    listing: &Listing,
-    about: &About<'_>,
-    graphs: Graphs,
-) -> Result<Vec<Wanted>, FetchError> {
-    let wanted = listing.wanted(about, graphs)?.into_iter().filter_map(|path| {
+/// The files of a commit whose list is known; `Err` says why the list is of no use. It may be an old one, or one of
+/// another program's, so it is no reason not to ask the Hub.
+pub(crate) fn listed(listing: &Listing, about: &About<'_>, graphs: Graphs) -> Result<Vec<Wanted>, String> {
+    let wanted = listing.wanted(about, graphs).map_err(|error| format!("by its list of files, {error}"))?;
+    let file = |path: String| {
         let facts = &listing.files[&path];
-        Wanted::new(&path, facts.size, facts.etag()?)
-    });
-    Ok(wanted.collect())
+        let file = facts.etag().and_then(|etag| Wanted::new(&path, facts.size, etag));
+        file.filter(|file| file.digest.is_some())
+            .ok_or_else(|| format!("its list of files has no digest of {path}"))
+    };
+    wanted.into_iter().map(file).collect()
 }
 
 /// The files of a snapshot whose list is not known; `Err` names what is missing for certain.

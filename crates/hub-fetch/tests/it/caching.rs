@@ -54,6 +54,38 @@ fn offline_takes_what_is_whole_and_asks_nobody() {
     lacking(&Request::new("acme/sharded"), "model-00002-of-00002.safetensors is missing");
 }
 
+/// A list of files in the cache is another program's, or an old one: the Hub knows better.
+#[test]
+fn a_list_that_is_of_no_use_does_not_end_a_fetch() {
+    let world = World::new();
+    let online = world.fetch(&tiny()).unwrap();
+    let tree = world.repository("acme/tiny").join("trees").join(format!("{}.json", online.commit));
+    let right = fs::read(&tree).unwrap();
+    let offline = world.hub(&[("HF_HUB_OFFLINE", "1")]);
+    let check = |files: &str, says: &str| {
+        for request in [tiny(), tiny().at(&online.commit)] {
+            fs::write(&tree, format!(r#"{{"format_version": 1, "files": {{{files}}}}}"#)).unwrap();
+            assert_eq!(world.hub(&[]).cached(&request).unwrap(), None, "{files}");
+            let error = fetch(&offline, &request).unwrap_err();
+            assert!(matches!(error, FetchError::Offline { .. }), "{files}: {error:?}");
+            assert!(error.to_string().contains(says), "{files}: {error}");
+            let snapshot = world.fetch(&request).unwrap();
+            assert_eq!(snapshot.files, online.files, "{files}");
+            assert_eq!(fs::read(&tree).unwrap(), right, "{files}");
+            assert_eq!(fetch(&offline, &request).unwrap().files, online.files, "{files}");
+        }
+    };
+    let id = "0123456789012345678901234567890123456789";
+    check("", "no *.safetensors");
+    check(&format!(r#""pytorch_model.bin": {{"size": 1, "blob_id": "{id}"}}"#), "pickles only");
+    let weights = format!(r#""model.safetensors": {{"size": 1, "blob_id": "{id}"}}"#);
+    check(&format!(r#"{weights}, "1_x/../y.json": {{"size": 1, "blob_id": "{id}"}}"#), "leads out");
+    check(
+        &format!(r#"{weights}, "config.json": {{"size": 1, "blob_id": "../x"}}"#),
+        "no digest of config.json",
+    );
+}
+
 #[test]
 fn an_unreachable_hub_is_said() {
     let world = World::new();
