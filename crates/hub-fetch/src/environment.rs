@@ -14,6 +14,9 @@ const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// As `huggingface_hub` has it, for metadata and for files.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// No time-out is longer: a clock that is added to for longer overflows in the end.
+const LONGEST_TIMEOUT: Duration = Duration::from_hours(24);
+
 /// A Hub, who asks it, and the cache for what it gives.
 #[derive(Clone, Debug)]
 pub struct Hub {
@@ -169,7 +172,7 @@ fn timeout(variable: Variable<'_>, name: &str) -> Result<Duration, FetchError> {
     let Some(text) = variable(name) else { return Ok(DEFAULT_TIMEOUT) };
     match text.trim().parse::<u64>() {
         Ok(0) => Ok(DEFAULT_TIMEOUT),
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Ok(seconds) => Ok(Duration::from_secs(seconds).min(LONGEST_TIMEOUT)),
         Err(_) => Err(wrong(name, "write a number of seconds")),
     }
 }
@@ -223,6 +226,7 @@ mod tests {
             |value| with("HF_HUB_DOWNLOAD_TIMEOUT", value).map(|hub| hub.download_timeout.as_secs());
         assert_eq!(seconds("3").unwrap(), 3);
         assert_eq!(seconds("0").unwrap(), 10);
+        assert_eq!(seconds("18446744073709551615").unwrap(), 86_400);
         assert!(seconds("soon").is_err());
     }
 

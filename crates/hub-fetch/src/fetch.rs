@@ -280,6 +280,7 @@ fn heeding<T>(
 ) -> Result<T, FetchError> {
     let (halt, done) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
+        let end = Raised(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 if stop.load(Ordering::Relaxed) {
@@ -293,9 +294,18 @@ fn heeding<T>(
             }
         });
         let result = work(&halt);
-        done.store(true, Ordering::Relaxed);
+        drop(end);
         if stop.load(Ordering::Relaxed) && result.is_err() { Err(FetchError::Stopped) } else { result }
     })
+}
+
+/// Raises a flag when it is dropped, by a panic too: who waits for the flag is not left waiting.
+struct Raised<'a>(&'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Downloads files, several at once, the largest first. The first error ends all of it.

@@ -37,7 +37,9 @@ impl Plan {
     /// How much is to be downloaded, as far as sizes are known.
     #[must_use]
     pub fn missing_bytes(&self) -> u64 {
-        self.missing().map(|file| file.size_bytes.unwrap_or(0).saturating_sub(file.have_bytes)).sum()
+        // The sizes are a server's word, and may be anything.
+        let missing = self.missing().map(|file| file.size_bytes.unwrap_or(0).saturating_sub(file.have_bytes));
+        missing.fold(0, u64::saturating_add)
     }
 }
 

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::FetchError;
 
+/// No wait is longer, whoever asks for it.
+const LONGEST_WAIT: Duration = Duration::from_hours(24);
+
 /// How often what failed by accident is tried again. What brings new bytes begins the count anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
@@ -44,7 +47,7 @@ impl Retry {
 
 /// Waits, unless the caller wishes to stop.
 pub(crate) fn sleep(wait: Duration, stop: &AtomicBool) -> Result<(), FetchError> {
-    let end = Instant::now() + wait;
+    let end = Instant::now() + wait.min(LONGEST_WAIT);
     loop {
         if stop.load(Ordering::Relaxed) {
             return Err(FetchError::Stopped);

@@ -46,6 +46,28 @@ fn a_wish_to_stop_is_heeded_soon_and_nothing_is_lost() {
     assert!(matches!(error, FetchError::Stopped), "{error:?}");
 }
 
+/// Panics as soon as it is told anything.
+struct Clumsy;
+
+impl Progress for Clumsy {
+    fn started(&self, path: &str, _: Option<u64>, _: u64) {
+        panic!("{path} on purpose");
+    }
+}
+
+#[test]
+fn a_panic_is_no_hang() {
+    let world = World::new();
+    let hub = world.hub(&[]);
+    let fetching = std::thread::spawn(move || hub.fetch(&tiny(), &Clumsy, &AtomicBool::new(false)));
+    let started = Instant::now();
+    while !fetching.is_finished() {
+        assert!(started.elapsed() < Duration::from_secs(20), "it hangs");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(fetching.join().is_err());
+}
+
 /// What is here is kept under no name that says it is whole, and is not asked for again.
 fn goes_on(world: &World, row: &str) {
     let repository = world.repository("acme/tiny");

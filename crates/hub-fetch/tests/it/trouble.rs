@@ -228,10 +228,16 @@ fn a_mirror_with_tags_that_are_no_digests() {
 fn a_model_that_is_larger_than_the_disk() {
     let world = World::new();
     let text = r#"{"sha": "0123456789012345678901234567890123456789", "siblings": [
-        {"rfilename": "model.safetensors", "blobId": "0123456789012345678901234567890123456789", "size": 1000000000000000000}]}"#;
-    world.server.set(&[("/api/", 1, What::Status { code: 200, headers: Vec::new(), text: text.into() })]);
+        {"rfilename": "model.safetensors", "blobId": "0123456789012345678901234567890123456789", "size": 1000000000000000000},
+        {"rfilename": "config.json", "blobId": "0123456789012345678901234567890123456780", "size": 7}]}"#;
+    let answer =
+        |text: &str| ("/api/", 1, What::Status { code: 200, headers: Vec::new(), text: text.into() });
+    world.server.set(&[answer(&text.replace("1000000000000000000", "18446744073709551615"))]);
     let error = world.fetch(&tiny()).unwrap_err();
-    assert!(matches!(error, FetchError::NoRoom { needed_bytes: 1_000_000_000_000_000_000, .. }), "{error:?}");
+    assert!(matches!(error, FetchError::NoRoom { needed_bytes: u64::MAX, .. }), "{error:?}");
+    world.server.set(&[answer(text)]);
+    let error = world.fetch(&tiny()).unwrap_err();
+    assert!(matches!(error, FetchError::NoRoom { needed_bytes: 1_000_000_000_000_000_007, .. }), "{error:?}");
     assert!(error.to_string().contains("HF_HUB_CACHE"), "{error}");
     assert_eq!(error.exit_code(), model_store::exit::ENVIRONMENT);
     assert_eq!(world.server.seen().len(), 1);
