@@ -236,7 +236,8 @@ impl FetchError {
     pub fn is_unreachable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::RateLimited { .. } => true,
-            Self::Status { status, .. } => *status >= 500,
+            // Too slow, too often, or not in order: the same may be answered later.
+            Self::Status { status, .. } => *status >= 500 || matches!(status, 408 | 429),
             _ => false,
         }
     }

@@ -90,16 +90,18 @@ fn a_list_that_is_of_no_use_does_not_end_a_fetch() {
 fn an_unreachable_hub_is_said() {
     let world = World::new();
     let whole = world.fetch(&tiny()).unwrap();
-    let outage = What::Status { code: 503, headers: Vec::new(), text: String::new() };
-    world.server.set(&[("/api/", u64::MAX, outage)]);
-    let snapshot = world.fetch(&tiny()).unwrap();
-    assert!(
-        matches!(&snapshot.source, Source::Unreachable(why) if why.contains("503")),
-        "{:?}",
-        snapshot.source
-    );
-    // With something to fall back on it is asked once.
-    assert_eq!(world.server.seen().len(), 1);
+    for code in [408, 429, 500, 503] {
+        let outage = What::Status { code, headers: Vec::new(), text: String::new() };
+        world.server.set(&[("/api/", u64::MAX, outage)]);
+        let snapshot = world.fetch(&tiny()).unwrap();
+        assert!(
+            matches!(&snapshot.source, Source::Unreachable(why) if why.contains(&code.to_string())),
+            "{:?}",
+            snapshot.source
+        );
+        // With something to fall back on it is asked once.
+        assert_eq!(world.server.seen().len(), 1);
+    }
 
     let nobody = world.hub(&[("HF_ENDPOINT", "http://127.0.0.1:1")]);
     let snapshot = fetch(&nobody, &tiny()).unwrap();
