@@ -14,8 +14,11 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::error::FetchError;
 use crate::listing::{Listing, Wanted, from_tree, to_tree};
@@ -175,6 +178,21 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FetchError> {
 
 pub(crate) fn make_folder(path: &Path) -> Result<(), FetchError> {
     fs::create_dir_all(path).map_err(|error| FetchError::io("make", path, error))
+}
+
+/// Opens a file of the cache to write it, and makes it where there is none. A cache may be shared, and where others may
+/// write a link could lead to anything that is this user's: none is followed.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    let no_file = || io::Error::other("it is a link, or no file; remove it, and ask who put it there");
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = File::options();
+    let opened = options.read(true).write(true).create(true).truncate(false).custom_flags(flags).open(path);
+    match opened {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => Err(no_file()),
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Err(no_file()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes what was renamed into a folder outlast a power cut.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use crate::cache::open_file;
 use crate::error::FetchError;
 use crate::progress::Progress;
 use crate::retry::sleep;
@@ -31,17 +32,11 @@ impl Lock {
         let failed = |error| FetchError::io("lock", path, error);
         let mut said = None;
         loop {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(path)
-                .map_err(failed)?;
+            let file = open_file(path).map_err(failed)?;
             match file.try_lock() {
                 Ok(()) => {
                     // Somebody may have cleaned up between opening and locking.
-                    let same = path.metadata().is_ok_and(|there| {
+                    let same = path.symlink_metadata().is_ok_and(|there| {
                         file.metadata()
                             .is_ok_and(|here| (here.dev(), here.ino()) == (there.dev(), there.ino()))
                     });

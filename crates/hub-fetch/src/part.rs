@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::cache::sync_folder;
+use crate::cache::{open_file, sync_folder};
 use crate::digest::{Digest, Hasher};
 use crate::error::FetchError;
 
@@ -36,8 +36,7 @@ impl Part {
     /// digest to tell whether it is of the same file.
     pub(crate) fn open(path: &Path, size: Option<u64>, digest: Option<&Digest>) -> Result<Self, FetchError> {
         let failed = |error| FetchError::io("open", path, error);
-        let file =
-            File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let file = open_file(path).map_err(failed)?;
         let have = file.metadata().map_err(failed)?.len();
         let mut part = Self {
             path: path.to_owned(),

@@ -216,6 +216,46 @@ fn many_at_once_download_each_file_once() {
     assert_eq!(world.server.seen().iter().filter(|request| request.cdn).count(), 1);
 }
 
+/// In a cache that others write too, a link by the name of a file to come would have its target overwritten.
+#[test]
+fn no_link_is_written_through() {
+    use std::os::unix::fs::symlink;
+    let world = World::new();
+    let snapshot = world.fetch(&tiny()).unwrap();
+    let blob = snapshot.path.join("config.json").canonicalize().unwrap();
+    let name = blob.file_name().unwrap().to_str().unwrap().to_owned();
+    let part = world.repository("acme/tiny").join("blobs").join(format!("{name}.incomplete"));
+    let lock = world.cache().join(".locks/models--acme--tiny").join(format!("{name}.lock"));
+    let victim = world.cache().join("victim");
+    for place in [&part, &lock] {
+        let obstacles: [Box<dyn Fn()>; 2] = [
+            Box::new(|| symlink(&victim, place).unwrap()),
+            Box::new(|| {
+                let made = std::process::Command::new("mkfifo").arg(place).status().unwrap();
+                assert!(made.success());
+            }),
+        ];
+        for put in obstacles {
+            for path in [&blob, &part, &lock] {
+                let _ = fs::remove_file(path);
+            }
+            fs::write(
+                &victim,
+                "precious, and longer than the file that is fetched by far, which is all there is to it",
+            )
+            .unwrap();
+            let before = fs::read(&victim).unwrap();
+            put();
+            let error = world.fetch(&tiny()).unwrap_err();
+            assert!(matches!(&error, FetchError::Io { path, .. } if path == place), "{error:?}");
+            assert!(format!("{error:?}").contains("a link, or no file"), "{error:?}");
+            assert_eq!(fs::read(&victim).unwrap(), before);
+            fs::remove_file(place).unwrap();
+            assert_same(&world, &world.fetch(&tiny()).unwrap(), "acme/tiny");
+        }
+    }
+}
+
 /// A cache on a share that this user only reads.
 #[test]
 fn a_cache_that_cannot_be_written() {
