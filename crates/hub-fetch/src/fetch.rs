@@ -76,13 +76,11 @@ impl Hub {
 
     fn without_asking(&self, request: &Request, local: &Local) -> Result<Option<Snapshot>, FetchError> {
         match local {
-            Local::Whole { snapshot, files, .. } if self.offline => {
-                match damaged(request, snapshot, files)? {
-                    Some(path) => Err(self.offline_without(request, format!("{path} is damaged"))),
-                    None => Ok(Some(Snapshot { source: Source::Offline, ..snapshot.clone() })),
-                }
-            }
-            Local::Whole { snapshot, files, is_certain: true } if is_commit(&request.revision) => {
+            Local::Whole { snapshot, files } if self.offline => match damaged(request, snapshot, files)? {
+                Some(path) => Err(self.offline_without(request, format!("{path} is damaged"))),
+                None => Ok(Some(Snapshot { source: Source::Offline, ..snapshot.clone() })),
+            },
+            Local::Whole { snapshot, files } if snapshot.is_listed && is_commit(&request.revision) => {
                 let is_sound = damaged(request, snapshot, files)?.is_none();
                 Ok(is_sound.then(|| Snapshot { source: Source::Commit, ..snapshot.clone() }))
             }
@@ -178,6 +176,7 @@ impl Hub {
             files: found.files.iter().map(|file| described(&path, file)).collect(),
             path,
             commit: commit.clone(),
+            is_listed: true,
             renamed_to: renamed_to.clone(),
             source: Source::Hub,
             downloaded_bytes: came,
@@ -223,18 +222,19 @@ impl Hub {
             files: files.iter().map(|file| described(&path, file)).collect(),
             path,
             commit,
+            is_listed: listing.is_some(),
             renamed_to: None,
             source: Source::Commit,
             downloaded_bytes: 0,
         };
-        Ok(Local::Whole { snapshot, files, is_certain: listing.is_some() })
+        Ok(Local::Whole { snapshot, files })
     }
 }
 
 /// What the cache has of a model.
 enum Local {
-    /// All of it. `is_certain` where a list of the commit's files says so.
-    Whole { snapshot: Snapshot, files: Vec<Wanted>, is_certain: bool },
+    /// All of it, as far as is known.
+    Whole { snapshot: Snapshot, files: Vec<Wanted> },
     /// This is not there.
     Lacking(String),
 }
@@ -249,7 +249,7 @@ struct Found {
 /// What the cache has, where the Hub could not be asked.
 fn instead(request: &Request, local: Local, error: FetchError) -> Result<Snapshot, FetchError> {
     match local {
-        Local::Whole { snapshot, files, .. }
+        Local::Whole { snapshot, files }
             if error.is_unreachable() && damaged(request, &snapshot, &files)?.is_none() =>
         {
             tracing::warn!(%error, commit = %snapshot.commit, "taking what the cache has");

@@ -47,12 +47,55 @@ pub(crate) fn found_in(snapshot: &Path, graphs: Graphs) -> Result<Vec<Wanted>, S
             return Err(format!("{shard} is missing"));
         }
     }
+    if wanted.contains(&"modules.json") {
+        has_modules(snapshot, &wanted)?;
+    }
     let file = |path: &&str| {
         let blob =
             snapshot.join(path).read_link().ok().and_then(|to| Some(to.file_name()?.to_str()?.to_owned()));
         Wanted::new(path, None, &blob.unwrap_or_else(|| "unknown".to_owned()))
     };
     Ok(wanted.iter().filter_map(file).collect())
+}
+
+/// Looks for the files of the modules that `modules.json` names; `Err` names one that is missing.
+fn has_modules(snapshot: &Path, files: &[&str]) -> Result<(), String> {
+    let unread = |error: &dyn std::fmt::Display| format!("modules.json: {error}");
+    let json = std::fs::read(snapshot.join("modules.json")).map_err(|error| unread(&error))?;
+    let modules: Vec<Module> = serde_json::from_slice(&json).map_err(|error| unread(&error))?;
+    for Module { path: folder, kind } in &modules {
+        let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        let below =
+            || files.iter().filter_map(|path| path.strip_prefix(&prefix)).filter(|path| !path.contains('/'));
+        let (config, weights) = match kind.rsplit('.').next().unwrap_or_default() {
+            // It has nothing to be set, and no folder in a repository.
+            "Normalize" => continue,
+            "Pooling" => (true, false),
+            "Transformer" | "Dense" => (true, true),
+            // Whatever it is, it was saved as something.
+            _ if below().next().is_none() => {
+                return Err(format!("{folder} is missing, which modules.json names"));
+            }
+            _ => continue,
+        };
+        if config && !below().any(|name| name == "config.json") {
+            return Err(format!("{prefix}config.json is missing, which modules.json names"));
+        }
+        if weights && !below().any(|name| name.ends_with(".safetensors")) {
+            return Err(format!("{prefix}*.safetensors are missing, which modules.json names"));
+        }
+    }
+    Ok(())
+}
+
+/// An entry of `modules.json`.
+#[derive(Debug, serde::Deserialize)]
+struct Module {
+    /// Its folder; empty for the top.
+    path: String,
+    /// Its class in sentence-transformers.
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 fn walk(folder: &Path, prefix: &str, paths: &mut BTreeSet<String>) {
@@ -76,4 +119,53 @@ pub(crate) fn is_intact(snapshot: &Path, file: &Wanted) -> Result<bool, FetchErr
         digest.check(&mut bytes, size)
     };
     Ok(check().map_err(|error| FetchError::io("read", &path, error))?.is_ok())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may")]
+mod tests {
+    use super::*;
+
+    /// Two modules with files, one without any, and one of a class that is not known here.
+    const MODULES: &str = r#"[
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+        {"idx": 3, "name": "3", "path": "3_Other", "type": "sentence_transformers.models.WordWeights"},
+        {"idx": 4, "name": "4", "path": "4_Normalize", "type": "sentence_transformers.models.Normalize"}]"#;
+
+    #[test]
+    fn what_modules_json_names_is_there() {
+        let all = [
+            "config.json",
+            "model.safetensors",
+            "1_Pooling/config.json",
+            "2_Dense/config.json",
+            "2_Dense/model.safetensors",
+            "3_Other/weights.json",
+        ];
+        let check = |without: Option<&str>, modules: &str, expected: Option<&str>| {
+            let folder = tempfile::tempdir().unwrap();
+            let put = |path: &str, bytes: &str| {
+                let path = folder.path().join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, bytes).unwrap();
+            };
+            put("modules.json", modules);
+            all.iter().filter(|path| Some(**path) != without).for_each(|path| put(path, "{}"));
+            match (found_in(folder.path(), Graphs::Leave), expected) {
+                (Ok(files), None) => assert_eq!(files.len(), all.len() + 1),
+                (Err(missing), Some(says)) => assert!(missing.contains(says), "{without:?}: {missing}"),
+                (found, _) => panic!("{without:?}: {found:?}"),
+            }
+        };
+        check(None, MODULES, None);
+        check(Some("config.json"), MODULES, Some("config.json is missing"));
+        check(Some("model.safetensors"), MODULES, Some("*.safetensors are missing"));
+        check(Some("1_Pooling/config.json"), MODULES, Some("1_Pooling/config.json is missing"));
+        check(Some("2_Dense/config.json"), MODULES, Some("2_Dense/config.json is missing"));
+        check(Some("2_Dense/model.safetensors"), MODULES, Some("2_Dense/*.safetensors are missing"));
+        check(Some("3_Other/weights.json"), MODULES, Some("3_Other is missing"));
+        check(None, "{", Some("modules.json: "));
+    }
 }

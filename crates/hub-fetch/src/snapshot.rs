@@ -11,6 +11,9 @@ pub struct Snapshot {
     pub commit: String,
     /// The files, sorted by path.
     pub files: Vec<SnapshotFile>,
+    /// Whether the list of the commit's files is known. Where it is not, what another program left was taken for the
+    /// whole: it has what the model's own files name, and may lack a file that none of them does.
+    pub is_listed: bool,
     /// What the Hub calls the model now, where that is not the name it was asked for.
     pub renamed_to: Option<String>,
     /// Who said that this is the commit.

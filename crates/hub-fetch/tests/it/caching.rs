@@ -40,7 +40,9 @@ fn offline_takes_what_is_whole_and_asks_nobody() {
     // Without the list of files too: what other programs leave has none.
     let repository = world.repository("acme/tiny");
     fs::remove_dir_all(repository.join("trees")).unwrap();
-    assert_eq!(fetch(&hub, &tiny()).unwrap().files.len(), online.files.len());
+    let unlisted = fetch(&hub, &tiny()).unwrap();
+    assert_eq!(unlisted.files.len(), online.files.len());
+    assert!(online.is_listed && !unlisted.is_listed && !hub.cached(&tiny()).unwrap().unwrap().is_listed);
     fs::remove_file(online.path.join("config.json")).unwrap();
     lacking(&tiny(), "no config.json");
     assert_eq!(world.server.seen(), []);
