@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use crate::error::FetchError;
 use crate::listing::{Listing, Wanted, from_tree, to_tree};
 use crate::names::is_commit;
+use crate::request::Existing;
 
 /// What backup programs look for, by the Cache Directory Tagging Specification.
 const CACHE_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
@@ -73,7 +74,7 @@ impl Repository {
         }
         let tag = self.cache.join("CACHEDIR.TAG");
         if !tag.exists() {
-            write_whole(&tag, CACHE_TAG.as_bytes())?;
+            write_whole(&tag, CACHE_TAG.as_bytes(), &self.root())?;
         }
         Ok(())
     }
@@ -105,13 +106,21 @@ impl Repository {
         let path = self.root().join("trees").join(format!("{commit}.json"));
         match to_tree(listing) {
             // One that says something else is damaged, or another program's of another time.
-            Some(json) if self.listing(commit)?.as_ref() != Some(listing) => write_whole(&path, &json),
+            Some(json) if self.listing(commit)?.as_ref() != Some(listing) => {
+                write_whole(&path, &json, &self.root())
+            }
             _ => Ok(()),
         }
     }
 
     /// Makes the snapshot of blobs that are all there. A new one appears whole; what an old one lacks is added.
-    pub(crate) fn write_snapshot(&self, commit: &str, files: &[Wanted]) -> Result<PathBuf, FetchError> {
+    /// With [`Existing::ByDigest`] every file of it is a link to its blob afterwards, which was hashed.
+    pub(crate) fn write_snapshot(
+        &self,
+        commit: &str,
+        files: &[Wanted],
+        existing: Existing,
+    ) -> Result<PathBuf, FetchError> {
         let folder = self.snapshot(commit);
         if !folder.exists() {
             // Not among the snapshots, which others list. The links lead somewhere once it is there.
@@ -127,7 +136,8 @@ impl Repository {
             moved?;
         }
         for file in files {
-            if !self.is_linked(commit, file) {
+            let is_trusted = existing == Existing::BySize || self.leads_to_blob(commit, file);
+            if !is_trusted || !self.is_linked(commit, file) {
                 link(&folder, file)?;
             }
         }
@@ -140,11 +150,18 @@ impl Repository {
         there.is_ok_and(|there| there.is_file() && file.size.is_none_or(|size| size == there.len()))
     }
 
+    /// Whether a snapshot's file is a link to its blob, and no copy.
+    fn leads_to_blob(&self, commit: &str, file: &Wanted) -> bool {
+        let path = self.snapshot(commit).join(&file.path);
+        let led_to = path.read_link().ok().and_then(|_| path.canonicalize().ok());
+        led_to.is_some() && led_to == self.blob(&file.blob).canonicalize().ok()
+    }
+
     pub(crate) fn write_ref(&self, revision: &str, commit: &str) -> Result<(), FetchError> {
         if is_commit(revision) || self.known_commit(revision)?.as_deref() == Some(commit) {
             return Ok(());
         }
-        write_whole(&self.root().join("refs").join(revision), commit.as_bytes())
+        write_whole(&self.root().join("refs").join(revision), commit.as_bytes(), &self.root())
     }
 }
 
@@ -162,11 +179,12 @@ fn link(folder: &Path, file: &Wanted) -> Result<(), FetchError> {
     })
 }
 
-/// Writes a small file that is seen whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FetchError> {
+/// Writes a small file that is seen whole or not at all. Its draft is in `drafts`, on the same file system: in the file's
+/// own folder, `refs` for one, others would take it for what that folder has.
+fn write_whole(path: &Path, bytes: &[u8], drafts: &Path) -> Result<(), FetchError> {
     let parent = path.parent().unwrap_or(path);
     make_folder(parent)?;
-    let draft = parent.join(format!("{}.tmp", unique()));
+    let draft = drafts.join(format!(".{}.tmp", unique()));
     let written = fs::write(&draft, bytes)
         .and_then(|()| File::open(&draft)?.sync_all())
         .and_then(|()| fs::rename(&draft, path));

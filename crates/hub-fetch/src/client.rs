@@ -123,7 +123,7 @@ impl<'a> Client<'a> {
             let Some(origin) = Origin::of(&target) else {
                 return Err(protocol(&url, "it redirects to what is no address".to_owned()).into());
             };
-            if url.starts_with("https:") && origin.scheme != "https" {
+            if is_downgrade(&url, &origin) {
                 let what =
                     format!("it redirects from https to {}, where anybody could read along", shown(&target));
                 return Err(protocol(&url, what).into());
@@ -221,6 +221,11 @@ impl<'a> Client<'a> {
     }
 }
 
+/// Whether a redirection leads from a connection that nobody can listen in on to one that anybody can.
+fn is_downgrade(from: &str, to: &Origin) -> bool {
+    Origin::of(from).is_none_or(|from| from.scheme == "https") && to.scheme != "https"
+}
+
 fn agent(hub: &Hub, proxy: Option<Proxy>) -> Agent {
     let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
     Agent::config_builder()
@@ -290,4 +295,23 @@ fn words(answer: &mut Answer) -> String {
     });
     let said = said.unwrap_or_default();
     said.chars().filter(|c| !c.is_control()).take(MOST_WORDS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_redirection_may_lead() {
+        let check = |from: &str, to: &str, expected: bool| {
+            let found = Origin::of(to).is_some_and(|to| is_downgrade(from, &to));
+            assert_eq!(found, expected, "{from} -> {to}");
+        };
+        check("https://hub/x", "https://cdn/x", false);
+        check("https://hub/x", "http://cdn/x", true);
+        check("HTTPS://hub/x", "http://cdn/x", true);
+        check("Https://hub/x", "HTTPS://cdn/x", false);
+        check("http://hub/x", "http://cdn/x", false);
+        check("http://hub/x", "https://cdn/x", false);
+    }
 }

@@ -168,7 +168,7 @@ impl Hub {
             };
             came = all(&job, &found.files, request.files_at_once)?;
             repository.write_listing(commit, &found.listing)?;
-            repository.write_snapshot(commit, &found.files)?;
+            repository.write_snapshot(commit, &found.files, request.existing)?;
             repository.write_ref(&request.revision, commit)?;
         }
         let path = repository.snapshot(commit);

@@ -65,23 +65,22 @@ fn has_modules(snapshot: &Path, files: &[&str]) -> Result<(), String> {
     let modules: Vec<Module> = serde_json::from_slice(&json).map_err(|error| unread(&error))?;
     for Module { path: folder, kind } in &modules {
         let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-        let below =
-            || files.iter().filter_map(|path| path.strip_prefix(&prefix)).filter(|path| !path.contains('/'));
+        let below: Vec<&str> = files.iter().filter_map(|path| path.strip_prefix(&prefix)).collect();
         let (config, weights) = match kind.rsplit('.').next().unwrap_or_default() {
             // It has nothing to be set, and no folder in a repository.
             "Normalize" => continue,
             "Pooling" => (true, false),
             "Transformer" | "Dense" => (true, true),
             // Whatever it is, it was saved as something.
-            _ if below().next().is_none() => {
+            _ if below.is_empty() => {
                 return Err(format!("{folder} is missing, which modules.json names"));
             }
             _ => continue,
         };
-        if config && !below().any(|name| name == "config.json") {
+        if config && !below.contains(&"config.json") {
             return Err(format!("{prefix}config.json is missing, which modules.json names"));
         }
-        if weights && !below().any(|name| name.ends_with(".safetensors")) {
+        if weights && !below.iter().any(|name| name.ends_with(".safetensors") && !name.contains('/')) {
             return Err(format!("{prefix}*.safetensors are missing, which modules.json names"));
         }
     }

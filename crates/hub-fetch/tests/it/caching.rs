@@ -265,7 +265,12 @@ fn a_cache_that_cannot_be_written() {
     let world = World::new();
     let snapshot = world.fetch(&tiny()).unwrap();
     let repository = world.repository("acme/tiny");
-    let folders = [repository.clone(), repository.join("refs"), repository.join("blobs"), world.cache()];
+    // Modes do not stop root; a file where a folder would have to be stops everybody.
+    for folder in [repository.join("refs"), repository.join("trees"), world.cache().join(".locks")] {
+        fs::remove_dir_all(&folder).unwrap();
+        fs::write(&folder, b"").unwrap();
+    }
+    let folders = [repository.clone(), repository.join("blobs"), world.cache()];
     let mode = |mode| {
         for path in &folders {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();

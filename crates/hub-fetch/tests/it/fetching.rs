@@ -132,6 +132,12 @@ fn what_rots_in_the_cache() {
         fs::write(&blob, &bytes).unwrap();
         world.fetch(&request).unwrap();
         assert_same(&world, &snapshot, "acme/tiny");
+        // A copy in the place of the link, which rots on its own.
+        fs::remove_file(&weights).unwrap();
+        fs::write(&weights, &bytes).unwrap();
+        assert_eq!(world.fetch(&request).unwrap().downloaded_bytes, 0);
+        assert_same(&world, &snapshot, "acme/tiny");
+        assert_eq!(weights.canonicalize().unwrap(), blob);
     }
 }
 
