@@ -117,6 +117,12 @@ pub(crate) fn from_hub(
     if let Some(name) = &snapshot.renamed_to {
         anstream::eprintln!("note: {id} is called {name} now; it was taken from there");
     }
+    if !snapshot.is_listed {
+        anstream::eprintln!(
+            "note: the files of {id} at {} are not listed in the cache; what it holds is taken for all there is",
+            snapshot.commit
+        );
+    }
     if let Source::Unreachable(why) = &snapshot.source {
         anstream::eprintln!(
             "note: {why}\nnote: taking {id} as the cache has it, at {}; a newer one may be out",
