@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::Family;
 use super::post_norm::{Classifier, Config, Names, PostNorm};
-use crate::attention::{ATTENTION_MASK, INPUT_IDS, Mask};
+use crate::attention::{ATTENTION_MASK, INPUT_IDS, Mask, TOKEN_TYPE_IDS};
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Attribute, Graph, Value, dim};
 use crate::ops::Activation;
@@ -181,7 +181,9 @@ impl Deberta {
     /// Embeddings with the vectors of padding made zero, as transformers has them: [batch, sequence, hidden].
     fn embed(&self, graph: &mut Graph<'_>, ids: &Value) -> Result<Value, ExportError> {
         let positions = if self.has_positions { Some(graph.positions()?) } else { None };
-        let embedded = self.encoder.embed(graph, ids, positions.as_ref(), None)?;
+        // Most have no types, and so no input of them.
+        let types = (self.encoder.config.type_vocab_size > 0).then(|| graph.input(TOKEN_TYPE_IDS));
+        let embedded = self.encoder.embed(graph, ids, positions.as_ref(), types.as_ref())?;
         let mask = graph.mask(embedded.dtype)?;
         let masked = graph.within("embeddings", |graph| {
             let mask = graph.unsqueeze(&mask, &[2]);
