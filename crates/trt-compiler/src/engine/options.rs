@@ -46,7 +46,7 @@ pub enum PlanTrait {
 
 impl EngineOptions {
     /// An error for what TensorRT-RTX 1.7 is known to refuse, in its own words, so that nobody waits for a build that
-    /// cannot come to anything (docs/decisions/021-what-rtx-builds-without-a-gpu.md).
+    /// cannot come to anything (docs/decisions/020-what-rtx-builds-without-a-gpu.md).
     pub fn check(&self) -> Result<(), EngineError> {
         for property in &self.traits {
             let (option, words, next) = match property {
