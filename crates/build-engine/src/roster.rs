@@ -127,16 +127,13 @@ fn plan(args: &BuildArgs, store: &ModelStore, interrupt: &Interrupt) -> Result<V
     let map = AgentMap::from_env()?;
     let mut agents: BTreeSet<AgentName> =
         map.agents().filter_map(|name| AgentName::try_from(name).ok()).collect();
-    // Writers refuse an alias; its target is an agent of the store.
     for entry in store.agents()? {
-        if let AgentEntry::Alias { alias, .. } = entry {
-            agents.remove(&alias);
-        }
+        match entry {
+            AgentEntry::Agent(name) => agents.insert(name),
+            // Writers refuse an alias; its target is an agent of the store.
+            AgentEntry::Alias { alias, .. } => agents.remove(&alias),
+        };
     }
-    agents.extend(store.agents()?.into_iter().filter_map(|entry| match entry {
-        AgentEntry::Agent(name) => Some(name),
-        AgentEntry::Alias { .. } => None,
-    }));
     if agents.is_empty() {
         let next =
             "there is no agent in the store or in the agent map; build one with --agent NAME --source DIR";
@@ -236,8 +233,10 @@ fn build_all(tasks: Vec<Task>, args: &BuildArgs, store: &ModelStore, interrupt: 
     let free = Memory::new();
     let queue = Mutex::new(tasks.into_iter());
     let ended = Mutex::new(Vec::new());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
-        while let Some(task) = queue.lock().unwrap_or_else(PoisonError::into_inner).next() {
+        // Through a function: a lock in the loop's own condition would be held while the task is done.
+        while let Some(task) = next() {
             let one = Bench { args, store, interrupt, free: &free }.end(task);
             ended.lock().unwrap_or_else(PoisonError::into_inner).push(one);
         }
