@@ -1,0 +1,176 @@
+//! The steps that run the graph beside its reference, and judge it.
+
+use model_loader::TokenBatch;
+use model_store::Staging;
+use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Precision};
+use serde_json::json;
+
+use super::Run;
+use super::batches::{batches, cut};
+use crate::error::CompileError;
+use crate::evidence::Evidence;
+use crate::explain::{self, Explanation};
+use crate::gate::{Gate, Thresholds, Verdict};
+use crate::job::Plan;
+use crate::observer::Step;
+use crate::session::OnnxRuntime;
+use crate::subject::{Subject, Words};
+use crate::texts;
+
+/// What a comparison gives: the gate, how bfloat16 was computed, and the graph itself where it may have to be explained.
+type Judged = (Gate, Option<Bf16>, Option<Vec<u8>>);
+
+impl Run<'_> {
+    /// Runs the graph and the reference on the texts, and judges.
+    pub(super) fn check(
+        &mut self,
+        staging: &Staging,
+        plan: &Plan,
+        runtime: &OnnxRuntime,
+    ) -> Result<Evidence, CompileError> {
+        let job = self.job;
+        let (gate, bf16, judged) = self.step(Step::Check, |run| run.compare(staging, plan, runtime))?;
+        let verdict = self.step(Step::Gate, |run| {
+            let verdict = gate.judge(plan.thresholds);
+            if !verdict.passed() {
+                let explanation = match judged {
+                    // That it cannot be explained makes it no less of a refusal.
+                    Some(judged) => match run.explain(staging, plan, runtime, &verdict, &judged) {
+                        Err(CompileError::Interrupted(stopped)) => return Err(stopped.into()),
+                        explained => Some(Box::new(explained.map_err(|error| error.to_string()))),
+                    },
+                    None => None,
+                };
+                let (agent, version) = (job.agent.to_string(), job.version.to_string());
+                return Err(CompileError::Gate {
+                    agent,
+                    version,
+                    precision: job.precision,
+                    verdict: Box::new(verdict),
+                    explanation,
+                });
+            }
+            let summary = passed(&verdict);
+            Ok((verdict, summary))
+        })?;
+        let by = if matches!(plan.export.head, Head::CausalLm { .. }) { "candle" } else { "own kernels" };
+        let reference = job.reference.as_deref().map_or_else(
+            || format!("the model itself, {by}, fp32"),
+            |folder| format!("{}, {by}, fp32", folder.display()),
+        );
+        let tools = json!({
+            "trt-compiler": env!("CARGO_PKG_VERSION"),
+            "onnxruntime": runtime.version,
+        });
+        Ok(Evidence {
+            format: 1,
+            source: plan.source.clone(),
+            reference,
+            texts: job.texts.len(),
+            texts_sha256: texts::digest(&job.texts),
+            bf16,
+            calibration: None,
+            keep_fp32: job.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+            export: plan.export.clone(),
+            verdict,
+            tools: tools.as_object().cloned().unwrap_or_default(),
+            host: host_name(),
+        })
+    }
+
+    fn compare(
+        &mut self,
+        staging: &Staging,
+        plan: &Plan,
+        runtime: &OnnxRuntime,
+    ) -> Result<(Judged, String), CompileError> {
+        let job = self.job;
+        // ONNX Runtime has no bfloat16 kernels for a CPU: there the same graph is checked with rounding written out.
+        let bf16 = (job.precision == Precision::Bf16).then_some(Bf16::Emulated);
+        let onnx = match bf16 {
+            None => plan.exported.onnx.clone(),
+            Some(bf16) => {
+                let options = ExportOptions { bf16, ..plan.options.clone() };
+                onnx_export::export(&Checkpoint::open(staging.path())?, &options)?.onnx
+            }
+        };
+        let mut session = runtime.load(&onnx, staging.path())?;
+        let words = Words::open(staging.path(), &plan.options.head)?;
+        let batches = batches(&job.texts, plan, &words)?;
+        // The files it came from, not the copies: what copying did to them shows as well.
+        let folder = job.reference.as_deref().unwrap_or_else(|| job.source.folder());
+        let reference = Subject::open(folder, &plan.export.head)?;
+        let output = plan.export.head.output();
+        let scores = matches!(
+            plan.export.head,
+            Head::SequenceClassification | Head::TokenClassification | Head::CausalLm { .. }
+        );
+        let mut gate = Gate::new(output, scores);
+        let total = batches.len() as u64;
+        for (done, (texts, batch)) in (0..).zip(&batches) {
+            self.interrupt.check()?;
+            self.observer.progress(Step::Check, done, total, "");
+            let expected = reference.run(batch)?;
+            gate.add(batch, texts, &expected, &session.run(batch, output)?);
+        }
+        let how = match job.precision {
+            Precision::Bf16 => ", bf16 rounding emulated",
+            Precision::Tf32 => ", in fp32 (only a GPU rounds to tf32)",
+            Precision::Fp32 | Precision::Fp16 | Precision::Fp8 | Precision::Int8 => "",
+        };
+        let judged = job.explain.then_some(onnx);
+        Ok((
+            (gate, bf16, judged),
+            format!("onnx runtime {}, {} texts{how}", runtime.version, job.texts.len()),
+        ))
+    }
+
+    /// Where the graph that was judged parts from the same graph in fp32, on the text that is worst.
+    fn explain(
+        &self,
+        staging: &Staging,
+        plan: &Plan,
+        runtime: &OnnxRuntime,
+        verdict: &Verdict,
+        onnx: &[u8],
+    ) -> Result<Explanation, CompileError> {
+        let words = Words::open(staging.path(), &plan.options.head)?;
+        let number = verdict.comparison.worst.text.clamp(1, self.job.texts.len().max(1));
+        let text = self.job.texts.get(number - 1..number).unwrap_or_default();
+        let mut tokens = words.encode(text)?;
+        for tokens in &mut tokens {
+            cut(tokens, plan);
+        }
+        explain::explain(&explain::Request {
+            runtime,
+            folder: staging.path(),
+            onnx,
+            options: &plan.options,
+            thresholds: plan.thresholds,
+            text: (number, &TokenBatch::pad(&tokens, words.pad_id())),
+            interrupt: self.interrupt,
+        })
+    }
+}
+
+fn passed(verdict: &Verdict) -> String {
+    let measured = &verdict.comparison;
+    let top1 = measured.top1.map(|agree| format!("  top-1 {agree}/{}", measured.rows)).unwrap_or_default();
+    let Thresholds { min_cosine, mean_cosine, .. } = verdict.thresholds;
+    let mean = if mean_cosine > min_cosine {
+        format!(", mean {:.6} (≥ {mean_cosine})", measured.cosine_mean)
+    } else {
+        String::new()
+    };
+    format!(
+        "{}  max abs {:.1e} (≤ {:.0e})  cosine {:.6} (≥ {min_cosine}){mean}{top1}  passed",
+        measured.output,
+        measured.max_abs,
+        verdict.allowed_abs(),
+        measured.cosine_min,
+    )
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,136 @@
+//! The step that builds an engine, or takes over an equal one.
+
+use std::fs;
+
+use model_store::{Digest, FileEntry, PayloadPath, Staging, human_size};
+use onnx_export::Precision;
+use serde_json::Value;
+
+use super::{GRAPH, Run, json_file, payload_path};
+use crate::engine::{self, EngineError, EngineFacts, EngineRequest, InputShape, Tf32};
+use crate::error::CompileError;
+use crate::evidence::EngineDescription;
+use crate::job::Plan;
+use crate::native;
+use crate::observer::Step;
+use crate::reuse::{self, FLAVOUR, LAYERS_FILE, Reuse, Search};
+use crate::runtimes::RtxLibraries;
+use crate::target::{self, Target};
+
+impl Run<'_> {
+    pub(super) fn request(&self, staging: &Staging, plan: &Plan, libraries: RtxLibraries) -> EngineRequest {
+        EngineRequest {
+            onnx: staging.path().join(GRAPH),
+            plan: staging.path().join("engines/building.engine"),
+            layers: staging.path().join("engines/building.layers"),
+            libraries,
+            profiles: std::iter::once(&plan.profile)
+                .chain(&self.job.options.more_profiles)
+                .map(|profile| {
+                    let inputs = plan.export.inputs.iter();
+                    inputs.map(|input| InputShape::new(&input.name, input.dtype, profile)).collect()
+                })
+                .collect(),
+            targets: plan.targets.clone(),
+            tf32: if self.job.precision == Precision::Tf32 { Tf32::Allowed } else { Tf32::Forbidden },
+            options: self.job.options.clone(),
+        }
+    }
+
+    pub(super) fn build_engine(
+        &mut self,
+        staging: &Staging,
+        plan: &Plan,
+        request: &EngineRequest,
+        files: &[FileEntry],
+    ) -> Result<((EngineDescription, PayloadPath), String), CompileError> {
+        let version = native::tensorrt_version(&request.libraries.core, None).map_err(|error| {
+            EngineError::Refused {
+                stage: "load TensorRT-RTX".to_owned(),
+                reason: error.to_string(),
+                log: Vec::new(),
+            }
+        })?;
+        let parts: Vec<&str> = version.split('.').take(3).collect();
+        let targets = target::label(&plan.targets);
+        let folder = format!("engines/{FLAVOUR}-{}/{targets}-{}", parts.join("."), plan.export.precision);
+        let path = payload_path(&format!("{folder}/model.engine"))?;
+        let weights: Vec<FileEntry> =
+            files.iter().filter(|file| file.path.as_str().ends_with(".safetensors")).cloned().collect();
+        let key = reuse::key(&version, &plan.export.onnx_sha256, &weights, request);
+        let search = match self.job.reuse {
+            Reuse::Allowed => reuse::take_over(&self.job.store, staging, &path, &key)?,
+            Reuse::Forbidden => Search::default(),
+        };
+        let (facts, plan_sha256, reused_from) = if let Some((record, whose)) = search.found {
+            (record.facts, record.plan_sha256, Some(whose))
+        } else {
+            let (facts, digest) = self.run_builder(staging, request, &path)?;
+            (facts, digest.to_string(), None)
+        };
+        let description = EngineDescription {
+            format: 1,
+            flavour: FLAVOUR.to_owned(),
+            plan_sha256,
+            targets: plan.targets.clone(),
+            precision: plan.export.precision,
+            profile: plan.profile,
+            options: request.options.clone(),
+            key,
+            reused_from,
+            inputs: request.profiles.first().cloned().unwrap_or_default(),
+            outputs: plan.export.outputs.clone(),
+            onnx_sha256: plan.export.onnx_sha256.clone(),
+            weights_sha256: weights
+                .iter()
+                .map(|file| (file.path.to_string(), Value::from(file.sha256.to_string())))
+                .collect(),
+            checked: "the graph, on ONNX Runtime; the plan itself runs on no CPU".to_owned(),
+            facts,
+        };
+        staging.write(&payload_path(&format!("{folder}/engine.json"))?, &json_file(&description))?;
+        let sms: Vec<String> = plan.targets.iter().map(Target::to_string).collect();
+        let more = match self.job.options.more_profiles.len() {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        let how = description.reused_from.as_ref();
+        let how =
+            how.map(|whose| format!(", reused from {whose} (--rebuild builds anew)")).unwrap_or_default();
+        let damaged: String =
+            search.damaged.iter().flat_map(|line| ["\n            ", line.as_str()]).collect();
+        let summary = format!(
+            "{FLAVOUR} {}, SM {}, batch {} × seq {}{more}, {}{how}{damaged}",
+            description.facts.version,
+            sms.join(" "),
+            plan.profile.batch,
+            plan.profile.sequence,
+            human_size(description.facts.plan_bytes)
+        );
+        Ok(((description, path), summary))
+    }
+
+    /// Has the child process build, and puts what it made where it belongs; gives the digest of the plan.
+    fn run_builder(
+        &self,
+        staging: &Staging,
+        request: &EngineRequest,
+        path: &PayloadPath,
+    ) -> Result<(EngineFacts, Digest), CompileError> {
+        let progress = |phase: &str, step: i32, steps: i32| {
+            let number = |n: i32| u64::try_from(n).unwrap_or_default();
+            self.observer.progress(Step::Engine, number(step), number(steps), phase);
+        };
+        let facts = engine::build(request, &self.job.build, self.interrupt, progress)?;
+        let place = staging.path().join(path.as_str());
+        let io = |doing| move |source| CompileError::Io { doing, path: request.plan.clone(), source };
+        if let Some(parent) = place.parent() {
+            fs::create_dir_all(parent).map_err(io("make room for"))?;
+            fs::rename(&request.layers, parent.join(LAYERS_FILE)).map_err(io("move"))?;
+        }
+        fs::rename(&request.plan, &place).map_err(io("move"))?;
+        let (digest, _) =
+            fs::File::open(&place).and_then(|mut plan| Digest::of_reader(&mut plan)).map_err(io("read"))?;
+        Ok((facts, digest))
+    }
+}
