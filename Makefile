@@ -64,11 +64,18 @@ models: ## all-MiniLM-L6-v2 into .models/, the real model that tests run on
 bench: runtimes models bench-peers ## every benchmark in release mode: lines on stdout, JSON and plots in target/bench/
 	cargo run --release -p store-bench
 
-bench-peers: target/bench/venv/.done ## the Python libraries that embedding is measured against, into target/bench/venv
+bench-peers: target/bench/venv/.done target/bench/optimum/.done ## the Python libraries that rows are measured against, into target/bench/
 
 target/bench/venv/.done: bench/peers/requirements.txt
 	python3 -m venv target/bench/venv
 	target/bench/venv/bin/pip install --quiet -r bench/peers/requirements.txt
+	touch $@
+
+target/bench/optimum/.done: bench/peers/optimum.txt target/bench/venv/.done
+	python3 -m venv target/bench/optimum
+	target/bench/optimum/bin/pip install --quiet --no-deps -r bench/peers/optimum.txt
+	ls -d $(CURDIR)/target/bench/venv/lib/python3*/site-packages > target/bench/optimum/others.pth
+	mv target/bench/optimum/others.pth target/bench/optimum/lib/python3*/site-packages/
 	touch $@
 
 clean-demo: ## remove the demo's store (model_store/)

@@ -1,5 +1,6 @@
 """What people use to write a model as ONNX: export.py MODEL OUT, a process that loads the model and exports it."""
 
+import resource
 import sys
 import warnings
 
@@ -16,6 +17,7 @@ def main():
     sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=512)}
     exported = torch.onnx.export(model, (), kwargs=inputs, dynamic_shapes={name: sizes for name in inputs}, dynamo=True)
     exported.save(out)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 //! The row about exporting: all-MiniLM-L6-v2 to ONNX, a process each.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use onnx_export::{Checkpoint, ExportOptions, Head, Lowering, Precision, export};
 
 use crate::embed::{model_folder, python};
@@ -21,7 +22,17 @@ pub(crate) fn export_one(folder: &str, out: &str) -> anyhow::Result<()> {
         ..ExportOptions::new(Head::HiddenStates, Precision::Fp32)
     };
     std::fs::write(out, export(&Checkpoint::open(folder)?, &options)?.onnx)?;
+    println!("{}", peak_kib()?);
     Ok(())
+}
+
+/// The most memory that this process has had, in KiB (`VmHWM` of proc(5)), as Python's `ru_maxrss` says it.
+fn peak_kib() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let digits =
+        peak.and_then(|rest| rest.trim().strip_suffix("kB")).context("no VmHWM in /proc/self/status")?;
+    Ok(digits.trim().parse()?)
 }
 
 /// From a folder to a file, the start of the process and the load of the model among it.
@@ -30,13 +41,19 @@ pub(crate) fn measure(place: &Path) -> anyhow::Result<Measured> {
     let script = place.join("export.py");
     std::fs::write(&script, PEER)?;
     let (ours, out) = (std::env::current_exe()?, place.join("model.onnx"));
-    let run = |command: &mut Command| {
+    let run = |command: &mut Command, peaks: &RefCell<Vec<f64>>| {
         let output = command.arg(&folder).arg(&out).env("HF_HUB_OFFLINE", "1").output()?;
         ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8(output.stdout)?;
+        let peak: f64 =
+            said.lines().last().unwrap_or_default().parse().with_context(|| format!("it said {said:?}"))?;
+        peaks.borrow_mut().push(peak * 1024.0);
         Ok(std::fs::remove_file(&out)?)
     };
-    Measured::in_turn(
-        |_| timed(|| run(Command::new(&ours).arg(EXPORT))),
-        |_| timed(|| run(Command::new(&python).arg(&script))),
-    )
+    let (ours_bytes, peer_bytes) = (RefCell::default(), RefCell::default());
+    let measured = Measured::in_turn(
+        |_| timed(|| run(Command::new(&ours).arg(EXPORT), &ours_bytes)),
+        |_| timed(|| run(Command::new(&python).arg(&script), &peer_bytes)),
+    )?;
+    Ok(Measured { ours_bytes: ours_bytes.into_inner(), peer_bytes: peer_bytes.into_inner(), ..measured })
 }

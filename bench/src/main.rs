@@ -5,6 +5,7 @@
 //! to `target/bench/`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program whose output is for people")]
 
+mod build;
 mod embed;
 mod export;
 mod host;

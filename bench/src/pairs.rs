@@ -9,10 +9,15 @@ use crate::rows::Row;
 /// How often each side runs; odd, so that the median is one of the runs.
 pub(crate) const ROUNDS: usize = 3;
 
-/// What both sides took, run by run, in seconds.
+/// What both sides took, run by run.
+#[derive(Default)]
 pub(crate) struct Measured {
+    /// Seconds.
     pub(crate) ours_s: Vec<f64>,
     pub(crate) peer_s: Vec<f64>,
+    /// The most memory that each process had, in bytes; empty where that is not what a row is about.
+    pub(crate) ours_bytes: Vec<f64>,
+    pub(crate) peer_bytes: Vec<f64>,
 }
 
 impl Measured {
@@ -21,7 +26,7 @@ impl Measured {
         mut ours: impl FnMut(usize) -> anyhow::Result<f64>,
         mut peer: impl FnMut(usize) -> anyhow::Result<f64>,
     ) -> anyhow::Result<Self> {
-        let mut measured = Self { ours_s: Vec::new(), peer_s: Vec::new() };
+        let mut measured = Self::default();
         for round in 0..ROUNDS {
             // Who begins changes: neither always finds the disk as the other left it.
             if round % 2 == 0 {
@@ -42,7 +47,17 @@ impl Measured {
 
     pub(crate) fn line(&self, row: &Row) -> String {
         let (ours, peer) = (shown(median(&self.ours_s)), shown(median(&self.peer_s)));
-        format!("{} ours={ours} peer={peer} ratio={:.2}", row.name, self.ratio())
+        let memory = self.memory().map(|(ours, peer)| {
+            let mib = |bytes: f64| bytes / f64::from(1 << 20);
+            format!(" memory: ours={:.0}MiB peer={:.0}MiB ratio={:.1}", mib(ours), mib(peer), peer / ours)
+        });
+        let memory = memory.unwrap_or_default();
+        format!("{} ours={ours} peer={peer} ratio={:.2}{memory}", row.name, self.ratio())
+    }
+
+    /// The medians of what both had in memory, where it was measured.
+    fn memory(&self) -> Option<(f64, f64)> {
+        (!self.ours_bytes.is_empty()).then(|| (median(&self.ours_bytes), median(&self.peer_bytes)))
     }
 
     pub(crate) fn json(&self, row: &Row, host: &str) -> Value {
@@ -55,6 +70,8 @@ impl Measured {
             "ours_median_s": median(&self.ours_s),
             "peer_median_s": median(&self.peer_s),
             "ratio": self.ratio(),
+            "ours_bytes": self.ours_bytes,
+            "peer_bytes": self.peer_bytes,
             "at_least": row.at_least,
             "host": host,
         })

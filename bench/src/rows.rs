@@ -10,7 +10,7 @@ use model_store::{AgentName, FinalizeOptions, ImportOptions, ModelStore, Transfe
 
 use crate::input::{random_files, settle, warm};
 use crate::pairs::{Measured, timed};
-use crate::{embed, export};
+use crate::{build, embed, export};
 
 /// The way of working that the store replaces.
 const HELPER: &str = include_str!("../peers/python_helper.py");
@@ -63,6 +63,13 @@ pub(crate) const ROWS: &[Row] = &[
         peer: "torch.onnx.export, with its load",
         at_least: 100.0,
         measure: export::measure,
+    },
+    Row {
+        name: "build",
+        work: "all-MiniLM-L6-v2 to a gated fp16 engine in a store, without a GPU",
+        peer: "optimum-cli export onnx alone",
+        at_least: 5.0,
+        measure: build::measure,
     },
     Row {
         name: "load-embedder",

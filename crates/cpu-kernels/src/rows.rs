@@ -52,17 +52,13 @@ impl WithSimd for NormOp<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let width = self.norm.gamma.len();
-        if let Some(residual) = self.residual {
-            let (x, x_tail) = S::as_mut_simd_f32s(self.x);
-            let (r, r_tail) = S::as_simd_f32s(residual);
-            for (x, r) in x.iter_mut().zip(r) {
-                *x = simd.add_f32s(*x, *r);
+        for (index, row) in self.x.chunks_exact_mut(width).enumerate() {
+            // While the row is at hand, not all rows before the first is normalised.
+            if let Some(residual) = self.residual {
+                for (x, r) in row.iter_mut().zip(&residual[index * width..]) {
+                    *x += r;
+                }
             }
-            for (x, r) in x_tail.iter_mut().zip(r_tail) {
-                *x += r;
-            }
-        }
-        for row in self.x.chunks_exact_mut(width) {
             let mean = sum(simd, row) / width as f32;
             let variance = sum_of_squares(simd, row, mean) / width as f32;
             let scale = 1.0 / (variance + self.norm.eps).sqrt();
@@ -79,11 +75,7 @@ impl WithSimd for NormOp<'_> {
 #[inline(always)]
 fn sum<S: Simd>(simd: S, row: &[f32]) -> f32 {
     let (head, tail) = S::as_simd_f32s(row);
-    let mut sum = simd.splat_f32s(0.0);
-    for x in head {
-        sum = simd.add_f32s(sum, *x);
-    }
-    simd.reduce_sum_f32s(sum) + tail.iter().sum::<f32>()
+    fold(simd, head, |sum, x| simd.add_f32s(sum, x)) + tail.iter().sum::<f32>()
 }
 
 /// The squared differences from `mean`, summed.
@@ -91,13 +83,28 @@ fn sum<S: Simd>(simd: S, row: &[f32]) -> f32 {
 fn sum_of_squares<S: Simd>(simd: S, row: &[f32], mean: f32) -> f32 {
     let (head, tail) = S::as_simd_f32s(row);
     let at = simd.splat_f32s(mean);
-    let mut sum = simd.splat_f32s(0.0);
-    for x in head {
-        let off = simd.sub_f32s(*x, at);
-        sum = simd.mul_add_e_f32s(off, off, sum);
+    let squares = fold(simd, head, |sum, x| {
+        let off = simd.sub_f32s(x, at);
+        simd.mul_add_e_f32s(off, off, sum)
+    });
+    squares + tail.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>()
+}
+
+/// Adds up vectors with `add` and then their elements; in four sums, none of which waits for the one before it.
+#[inline(always)]
+fn fold<S: Simd>(simd: S, vectors: &[S::f32s], add: impl Fn(S::f32s, S::f32s) -> S::f32s) -> f32 {
+    let (fours, rest) = vectors.as_chunks::<4>();
+    let mut sums = [simd.splat_f32s(0.0); 4];
+    for four in fours {
+        for (sum, x) in sums.iter_mut().zip(four) {
+            *sum = add(*sum, *x);
+        }
     }
-    let rest: f32 = tail.iter().map(|x| (x - mean) * (x - mean)).sum();
-    simd.reduce_sum_f32s(sum) + rest
+    for x in rest {
+        sums[0] = add(sums[0], *x);
+    }
+    let [a, b, c, d] = sums;
+    simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d)))
 }
 
 /// `softmax(scale · row)` in place, for a scale above 0. −∞ gets 0; a row of nothing else gets 0 everywhere.
