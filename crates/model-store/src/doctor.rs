@@ -106,6 +106,7 @@ const CHECKS: &[&str] = &[
     READ_ONLY,
     OLD_LAYOUT,
     QUARANTINE,
+    SIGNATURES,
 ];
 const ROOT: &str = "root";
 const FILE_SYSTEM: &str = "file-system";
@@ -120,6 +121,7 @@ const VERSIONS: &str = "versions";
 const READ_ONLY: &str = "read-only";
 const OLD_LAYOUT: &str = "old-layout";
 const QUARANTINE: &str = "quarantine";
+const SIGNATURES: &str = "signatures";
 
 impl ModelStore {
     /// Looks at the store, its agents and the host they are on. No file is read but small ones: that the bytes

@@ -117,6 +117,30 @@ pub enum StoreError {
         reason: String,
     },
 
+    /// The store's policy takes only what a trusted key has signed.
+    #[error("{agent}/{version} {what}, and this store takes only what a trusted key has signed; {next}")]
+    NotSigned {
+        /// The agent.
+        agent: AgentName,
+        /// The version.
+        version: VersionName,
+        /// What it is instead.
+        what: String,
+        /// What to do.
+        next: String,
+    },
+
+    /// It is no signature of this version, or the version cannot be signed.
+    #[error("{agent}/{version} gets no signature: {what}")]
+    SignatureRefused {
+        /// The agent.
+        agent: AgentName,
+        /// The version.
+        version: VersionName,
+        /// Why not.
+        what: String,
+    },
+
     /// A published version never changes, so its name is taken for good.
     #[error(
         "version {version} of agent {agent} exists already; published versions never change, so choose another name"
@@ -260,6 +284,8 @@ impl StoreError {
             | Self::RefIsVersion { .. }
             | Self::VersionIsRef { .. }
             | Self::Quarantined { .. }
+            | Self::NotSigned { .. }
+            | Self::SignatureRefused { .. }
             | Self::AliasIsReadOnly { .. }
             | Self::PayloadRefused { .. }
             | Self::ImportRefused { .. }

@@ -16,7 +16,9 @@ use crate::history::{self, Action, MoveOptions, PointerName, Record};
 use crate::holder::now;
 use crate::holdings::{self, Inventory, in_use, open_alone, pointed_at};
 use crate::human::with_causes;
-use crate::layout::{AgentDir, Place, QUARANTINE_DIR, TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR, c_name};
+use crate::layout::{
+    AgentDir, Place, QUARANTINE_DIR, SIGNATURES_DIR, TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR, c_name,
+};
 use crate::lock::Flock;
 use crate::names::{AgentName, VersionName};
 use crate::notes;
@@ -357,6 +359,7 @@ impl Collector<'_> {
             deleted,
             notes::remove(agent, VERIFIED_DIR, &version),
             notes::remove(agent, QUARANTINE_DIR, &version),
+            notes::remove(agent, SIGNATURES_DIR, &version),
             if one.recorded { Ok(()) } else { history::append(agent, &one.record) },
         ];
         rest.into_iter().filter_map(Result::err).for_each(|e| self.problem(&e));

@@ -51,6 +51,8 @@ pub enum Action {
     Release,
     /// Damaged files of a version were replaced.
     Repair,
+    /// A version was signed.
+    Sign,
     /// The pointer was not where the last record says: its writer died before the move, or somebody moved it
     /// by hand.
     Reconcile,
@@ -71,6 +73,7 @@ impl fmt::Display for Action {
             Self::Quarantine => "quarantine",
             Self::Release => "release",
             Self::Repair => "repair",
+            Self::Sign => "sign",
             Self::Reconcile => "reconcile",
             Self::Other => "other",
         })

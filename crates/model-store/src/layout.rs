@@ -20,6 +20,8 @@ pub(crate) const TRASH_DIR: &str = ".trash";
 pub(crate) const QUARANTINE_DIR: &str = ".quarantine";
 /// When each version was verified last: `<version>.json`.
 pub(crate) const VERIFIED_DIR: &str = ".verified";
+/// Who signed a version: `<version>.json`.
+pub(crate) const SIGNATURES_DIR: &str = ".signatures";
 /// How the link begins that is about to be renamed over `current`.
 pub(crate) const TEMP_LINK_PREFIX: &str = ".current-";
 /// An alias of an alias is followed no further than this.

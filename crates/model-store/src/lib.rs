@@ -65,11 +65,14 @@ mod repair;
 mod retention;
 mod sha256;
 mod sharing;
+mod signature;
+mod signed;
 mod space;
 mod staging;
 mod store;
 mod streams;
 mod transfer;
+mod trust;
 mod usage;
 mod verified;
 mod verify;
@@ -87,6 +90,8 @@ pub use holder::Holder;
 pub use human::{human_size, with_causes};
 pub use list::{AgentEntry, StagingEntry};
 pub use manifest::{CHECKSUM_ALGORITHM, FORMAT, FileEntry, Generation, LinkEntry, Manifest};
+/// What signs a version, and what checks that; see the crate `model-signing`.
+pub use model_signing::{Fingerprint, KeyError, SigningKey, VerifyingKey};
 pub use names::{
     AgentName, MANIFEST_FILE, MAX_NAME_BYTES, MAX_PAYLOAD_PATH_BYTES, NameError, PayloadPath, RefName,
     Selector, VersionName,
@@ -100,10 +105,12 @@ pub use quarantine::Quarantine;
 pub use read::{Current, Lease};
 pub use repair::{Mended, Repair, RepairOptions, Repaired};
 pub use retention::{Decision, Plan, Policy, Verdict};
+pub use signature::{NewSignature, SignatureState};
 pub use space::Space;
 pub use staging::Staging;
 pub use store::{DEFAULT_ROOT, ModelStore, ROOT_VARIABLE};
 pub use transfer::{ImportOptions, Imported, Links, Transfer};
+pub use trust::{SignaturePolicy, Unsigned};
 pub use usage::VersionUsage;
 pub use verified::Check;
 pub use verify::{Finding, Report};

@@ -29,14 +29,25 @@ pub(crate) fn write(
     version: &VersionName,
     note: &impl Serialize,
 ) -> Result<(), StoreError> {
+    let failed = |e: serde_json::Error| StoreError::io("write", &path(agent, directory, version), e);
+    let mut json = serde_json::to_vec_pretty(note).map_err(failed)?;
+    json.push(b'\n');
+    write_bytes(agent, directory, version, &json)
+}
+
+/// As [`write`], what is a note already.
+pub(crate) fn write_bytes(
+    agent: &AgentDir,
+    directory: &str,
+    version: &VersionName,
+    json: &[u8],
+) -> Result<(), StoreError> {
     let path = path(agent, directory, version);
     let failed = |e| StoreError::io("write", &path, e);
-    let mut json = serde_json::to_vec_pretty(note).map_err(|e| failed(e.into()))?;
-    json.push(b'\n');
     let made = durable::make_dir(agent.handle(), directory).map_err(failed)?;
     let notes = dir::open(agent.handle(), directory).map_err(failed)?;
     let temporary = format!("{UNFINISHED_PREFIX}{}-{version}", std::process::id());
-    durable::put_file(notes.as_fd(), &temporary, &file_name(version), &json).map_err(failed)?;
+    durable::put_file(notes.as_fd(), &temporary, &file_name(version), json).map_err(failed)?;
     if made { durable::sync(agent.handle()).map_err(failed) } else { Ok(()) }
 }
 
@@ -46,6 +57,17 @@ pub(crate) fn read<T: DeserializeOwned>(
     directory: &str,
     version: &VersionName,
 ) -> io::Result<Option<T>> {
+    let Some(json) = read_bytes(agent, directory, version, MAX_NOTE_BYTES)? else { return Ok(None) };
+    Ok(Some(serde_json::from_slice(&json)?))
+}
+
+/// As [`read`], no more than so many bytes, whatever they are.
+pub(crate) fn read_bytes(
+    agent: BorrowedFd<'_>,
+    directory: &str,
+    version: &VersionName,
+    limit_bytes: u64,
+) -> io::Result<Option<Vec<u8>>> {
     let Some(notes) = dir::open_if_there(agent, directory)? else { return Ok(None) };
     let file = match dir::open_file(notes.as_fd(), &file_name(version)) {
         Ok(file) => file,
@@ -53,8 +75,8 @@ pub(crate) fn read<T: DeserializeOwned>(
         Err(e) => return Err(e),
     };
     let mut json = Vec::new();
-    file.take(MAX_NOTE_BYTES).read_to_end(&mut json)?;
-    Ok(Some(serde_json::from_slice(&json)?))
+    file.take(limit_bytes).read_to_end(&mut json)?;
+    Ok(Some(json))
 }
 
 /// Takes a note away; one that is not there is fine. Durable when this returns.

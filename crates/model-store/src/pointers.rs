@@ -16,6 +16,7 @@ use crate::names::{AgentName, RefName, Selector, VersionName};
 use crate::near::near_names;
 use crate::read::Current;
 use crate::store::ModelStore;
+use crate::trust::Unsigned;
 
 /// A pointer that was moved, or was there already.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +31,9 @@ pub struct Moved {
     pub to: Option<VersionName>,
     /// The checksum of the version it is at now.
     pub checksum: Option<Digest>,
+    /// What the store's policy on signatures warns of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caution: Option<String>,
 }
 
 /// A ref and where it leads.
@@ -52,8 +56,10 @@ impl ModelStore {
         options: &MoveOptions,
     ) -> Result<Moved, StoreError> {
         self.with_lock(agent, |agent| {
-            let target = self.sound(agent, version)?;
-            self.move_to(agent, &PointerName::Current, Some(&target), Action::Activate, options)
+            let (target, caution) = self.admitted(agent, version)?;
+            let moved =
+                self.move_to(agent, &PointerName::Current, Some(&target), Action::Activate, options)?;
+            Ok(Moved { caution, ..moved })
         })
     }
 
@@ -66,11 +72,13 @@ impl ModelStore {
         options: &MoveOptions,
     ) -> Result<Moved, StoreError> {
         self.with_lock(agent, |agent| {
-            let target = match to {
-                Some(version) => self.sound(agent, version)?,
-                None => self.sound(agent, &self.before_current(agent)?)?,
+            let (target, caution) = match to {
+                Some(version) => self.admitted(agent, version)?,
+                None => self.admitted(agent, &self.before_current(agent)?)?,
             };
-            self.move_to(agent, &PointerName::Current, Some(&target), Action::Rollback, options)
+            let moved =
+                self.move_to(agent, &PointerName::Current, Some(&target), Action::Rollback, options)?;
+            Ok(Moved { caution, ..moved })
         })
     }
 
@@ -83,12 +91,14 @@ impl ModelStore {
         options: &MoveOptions,
     ) -> Result<Moved, StoreError> {
         self.with_lock(agent, |agent| {
-            let target = self.sound(agent, version)?;
+            let (target, caution) = self.admitted(agent, version)?;
             let same_name = VersionName::try_from(name.as_str()).ok();
             if same_name.is_some_and(|same| matches!(Current::open_in(agent, &same), Ok(Some(_)))) {
                 return Err(StoreError::RefIsVersion { agent: agent.name().clone(), name: name.clone() });
             }
-            self.move_to(agent, &PointerName::Ref(name.clone()), Some(&target), Action::Tag, options)
+            let pointer = PointerName::Ref(name.clone());
+            let moved = self.move_to(agent, &pointer, Some(&target), Action::Tag, options)?;
+            Ok(Moved { caution, ..moved })
         })
     }
 
@@ -175,8 +185,25 @@ impl ModelStore {
         }
     }
 
-    /// A version that a pointer may be moved to: there, with every file in its size, and not quarantined.
-    fn sound(&self, agent: &AgentDir, version: &VersionName) -> Result<Current, StoreError> {
+    /// A version that a pointer may be moved to: there, with every file in its size, not quarantined, and
+    /// signed as the store's policy has it; with what that warns of.
+    fn admitted(
+        &self,
+        agent: &AgentDir,
+        version: &VersionName,
+    ) -> Result<(Current, Option<String>), StoreError> {
+        let found = self.unmarked(agent, version)?;
+        found.check_sizes()?;
+        let policy = self.signature_policy()?;
+        let caution = match policy.unsigned {
+            Unsigned::Allow => None,
+            _ => policy.admit(agent.name(), version, &found.signature_state(policy.trusted())?)?,
+        };
+        Ok((found, caution))
+    }
+
+    /// A version that is there, and not quarantined.
+    pub(crate) fn unmarked(&self, agent: &AgentDir, version: &VersionName) -> Result<Current, StoreError> {
         let Some(found) = Current::open_in(agent, version)? else {
             return self.require_version(agent.name(), version);
         };
@@ -187,7 +214,6 @@ impl ModelStore {
                 reason: quarantine.reason,
             });
         }
-        found.check_sizes()?;
         Ok(found)
     }
 
@@ -238,6 +264,7 @@ impl ModelStore {
             from: from.as_ref().map(version),
             to: to.as_ref().map(version),
             checksum: target.map(Current::checksum),
+            caution: None,
         };
         if to.is_some() && from == to {
             // Whoever moved it may have died before it was made to last.

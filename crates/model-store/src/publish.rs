@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use model_signing::Fingerprint;
 use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -17,15 +18,19 @@ use crate::hash::hash_one;
 use crate::history::{self, Action, MoveOptions, PointerName, Record};
 use crate::holder::now;
 use crate::human::human_size;
-use crate::layout::{self, Place, Pointer, VERSIONS_DIR};
+use crate::layout::{self, Place, Pointer, SIGNATURES_DIR, VERSIONS_DIR};
 use crate::legacy;
 use crate::manifest::{FileEntry, Manifest};
 use crate::names::{AgentName, MANIFEST_FILE, PayloadPath, VersionName};
+use crate::notes;
 use crate::payload::{Payload, PayloadFile, PayloadProblem, Stamp};
 use crate::pointers::{confirm, intend_and_move};
 use crate::read::MAX_MANIFEST_BYTES;
+use crate::signature::{NewSignature, SignatureState};
+use crate::signed::Described;
 use crate::staging::{Known, Staging};
 use crate::transfer::Links;
+use crate::trust::{SignaturePolicy, judge};
 
 /// From so many files on, one `syncfs` is cheaper than an `fsync` for each, as long as they are small.
 const SYNCFS_FILES: usize = 128;
@@ -68,6 +73,9 @@ pub struct FinalizeOptions {
     pub actor: Option<String>,
     /// Why, for the history.
     pub reason: Option<String>,
+    /// Whose signature it gets. It is there before the version is, so that a store which refuses what is not
+    /// signed can make it current in the same step.
+    pub signature: NewSignature,
 }
 
 /// A version that was published.
@@ -89,6 +97,12 @@ pub struct Published {
     pub files: usize,
     /// The bytes of its payload.
     pub bytes: u64,
+    /// The key that signed it, if it is one that the store trusts or that was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<Fingerprint>,
+    /// What the store's policy on signatures warns of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caution: Option<String>,
     /// Files that were to be moved and had to stay where they were: changed meanwhile, or not removable.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub left_outside: Vec<PathBuf>,
@@ -101,16 +115,22 @@ impl Staging {
     /// Whatever fails up to that rename leaves the store as it was, and removes the staging. A failure
     /// between the rename and the move of `current` takes the version back.
     pub fn finalize(mut self, options: FinalizeOptions) -> Result<Published, StoreError> {
-        let FinalizeOptions { metadata, activation, checksum, created_at, actor, reason } = options;
+        let FinalizeOptions { metadata, activation, checksum, created_at, actor, reason, signature } =
+            options;
         // What cannot be moved later is said before the work.
         self.agent.current_to_move()?;
+        let policy = self.store.signature_policy()?;
+        if activation == Activation::Activate && matches!(signature, NewSignature::None) {
+            policy.admit(self.agent(), &self.version, &SignatureState::Unsigned)?;
+        }
         let payload = self.validated()?;
         let files = self.hashed(&payload.files)?;
         let (agent, version) = (self.agent().clone(), self.version.clone());
         let created_at = created_at.unwrap_or_else(now);
         let links = payload.links.clone();
         let listed = Manifest::new(agent.clone(), version.clone(), metadata, created_at, files, links);
-        let manifest = self.write_manifest(&listed, checksum)?;
+        let (manifest, sha256) = self.write_manifest(&listed, checksum)?;
+        let signing = Signing::of(&manifest, sha256, &self, signature, &policy, activation)?;
         self.sync_all(&payload)?;
         // Hashing gigabytes is nobody else's business; from here on it is.
         let Some(_lock) = self.store.lock(&self.agent)? else {
@@ -118,7 +138,8 @@ impl Staging {
             return Err(StoreError::corrupt(self.agent.path(), what));
         };
         let previous = self.agent.current_to_move()?.map(|pointer| pointer.version);
-        self.make_it_exist(previous.is_none())?;
+        self.put_signature(&signing)?;
+        self.make_it_exist(previous.is_none()).inspect_err(|_| self.take_signature_back(&signing))?;
         let pointer = match activation {
             Activation::Activate => PointerName::Current,
             Activation::Keep => PointerName::Version(version.clone()),
@@ -129,7 +150,7 @@ impl Staging {
             bytes: Some(self.own_bytes(&payload)?),
             ..MoveOptions { actor, reason }.record(Action::Publish, pointer, from, Some(version.clone()))
         };
-        self.announce(&record)?;
+        self.announce(&record).inspect_err(|_| self.take_signature_back(&signing))?;
         self.name = None;
         let left_outside = self.take_away(&listed);
         Ok(Published {
@@ -141,6 +162,8 @@ impl Staging {
             activated: activation == Activation::Activate,
             files: listed.files.len(),
             bytes: listed.size_bytes(),
+            signed_by: signing.by,
+            caution: signing.caution,
             left_outside,
         })
     }
@@ -204,7 +227,11 @@ impl Staging {
 
     /// Step 3, at its end: writes the manifest and gives the one that was written. What no reader could read
     /// again is refused here, before it exists.
-    fn write_manifest(&self, listed: &Manifest, checksum: ChecksumKind) -> Result<Manifest, StoreError> {
+    fn write_manifest(
+        &self,
+        listed: &Manifest,
+        checksum: ChecksumKind,
+    ) -> Result<(Manifest, Digest), StoreError> {
         let path = self.path().join(MANIFEST_FILE);
         let failed = |e| StoreError::io("write", &path, e);
         let mut file = durable::create_file(self.dir(), MANIFEST_FILE).map_err(failed)?;
@@ -220,7 +247,26 @@ impl Staging {
             return Err(self.refused(vec![PayloadProblem::new(MANIFEST_FILE, reason)]));
         }
         file.write_all(&json).and_then(|()| durable::seal(file.as_fd())).map_err(failed)?;
-        Ok(manifest)
+        Ok((manifest, Digest::of(&json)))
+    }
+
+    /// Step 5, before the rename: the signature lies beside the version before there is one.
+    fn put_signature(&self, signing: &Signing) -> Result<(), StoreError> {
+        let Some(bundle) = &signing.bundle else { return Ok(()) };
+        // Somebody who knows of no locks may have made a version of this name, whose signature is not ours.
+        if self.agent.open_version(&self.version, Place::Versions)?.is_some() {
+            let (agent, version) = (self.agent().clone(), self.version.clone());
+            return Err(StoreError::VersionExists { agent, version });
+        }
+        notes::write_bytes(&self.agent, SIGNATURES_DIR, &self.version, bundle)
+    }
+
+    /// Takes the signature away where the version is a staging again. Should that fail, it is about a version
+    /// that is not there, and the next mutation removes it.
+    fn take_signature_back(&self, signing: &Signing) {
+        if signing.bundle.is_some() && self.name.is_some() {
+            let _ = notes::remove(&self.agent, SIGNATURES_DIR, &self.version);
+        }
     }
 
     /// Step 4: every file, then every directory from the innermost out. Directories get the store's mode first.
@@ -310,6 +356,44 @@ impl Staging {
         let taken_back = self.is_named(self.version.as_str()).unwrap_or(false)
             && durable::rename_new(self.versions.as_fd(), self.version.as_str(), &staging_name).is_ok();
         self.name = taken_back.then_some(staging_name);
+    }
+}
+
+/// The signature that a version gets, and how it stands with it.
+struct Signing {
+    bundle: Option<Vec<u8>>,
+    by: Option<Fingerprint>,
+    caution: Option<String>,
+}
+
+impl Signing {
+    fn of(
+        manifest: &Manifest,
+        sha256: Digest,
+        staging: &Staging,
+        signature: NewSignature,
+        policy: &SignaturePolicy,
+        activation: Activation,
+    ) -> Result<Self, StoreError> {
+        let (agent, version) = (staging.agent(), &staging.version);
+        let made_with = match &signature {
+            NewSignature::Make(key) => Some(key.verifying_key().fingerprint()),
+            _ => None,
+        };
+        let described = Described { agent, version, manifest, sha256 };
+        let bundle = signature.into_bytes(&described)?;
+        let state = bundle
+            .as_deref()
+            .map_or(SignatureState::Unsigned, |bundle| judge(&described, bundle, policy.trusted()));
+        let caution = match activation {
+            Activation::Activate => policy.admit(agent, version, &state)?,
+            Activation::Keep => None,
+        };
+        let by = match state {
+            SignatureState::Signed { key } => Some(key),
+            _ => made_with,
+        };
+        Ok(Self { bundle, by, caution })
     }
 }
 

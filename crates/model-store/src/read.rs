@@ -261,6 +261,20 @@ pub struct Lease {
 
 /// Reads a version's manifest; `None` where there is none.
 pub(crate) fn read_manifest(version: BorrowedFd<'_>, path: &Path) -> Result<Option<Manifest>, StoreError> {
+    let Some(json) = read_manifest_text(version, path)? else { return Ok(None) };
+    Manifest::from_json(&json).map(Some).map_err(|e| {
+        StoreError::corrupt(
+            &path.join(MANIFEST_FILE),
+            format!("is not a manifest: {e}; restore the version from a backup, or publish it again"),
+        )
+    })
+}
+
+/// The bytes of a version's manifest; `None` where there is none.
+pub(crate) fn read_manifest_text(
+    version: BorrowedFd<'_>,
+    path: &Path,
+) -> Result<Option<Vec<u8>>, StoreError> {
     let path = path.join(MANIFEST_FILE);
     let failed = |e| StoreError::io("read", &path, e);
     let file = match dir::open_beneath(version, Path::new(MANIFEST_FILE)) {
@@ -273,12 +287,7 @@ pub(crate) fn read_manifest(version: BorrowedFd<'_>, path: &Path) -> Result<Opti
     if json.len() as u64 > MAX_MANIFEST_BYTES {
         return Err(StoreError::corrupt(&path, "is larger than 64 MiB"));
     }
-    Manifest::from_json(&json).map(Some).map_err(|e| {
-        StoreError::corrupt(
-            &path,
-            format!("is not a manifest: {e}; restore the version from a backup, or publish it again"),
-        )
-    })
+    Ok(Some(json))
 }
 
 /// The manifest that a legacy version without one would have, from its files as they are now.

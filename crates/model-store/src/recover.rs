@@ -14,8 +14,8 @@ use crate::durable;
 use crate::error::StoreError;
 use crate::history;
 use crate::layout::{
-    AgentDir, Place, QUARANTINE_DIR, REFS_DIR, TEMP_LINK_PREFIX, TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR,
-    has_prefix,
+    AgentDir, Place, QUARANTINE_DIR, REFS_DIR, SIGNATURES_DIR, TEMP_LINK_PREFIX, TRASH_DIR, VERIFIED_DIR,
+    VERSIONS_DIR, has_prefix,
 };
 use crate::lock::{AgentLock, Flock};
 use crate::names::{STAGING_SUFFIX, VersionName};
@@ -50,7 +50,7 @@ pub(crate) fn clear(agent: &AgentDir) -> Stubborn {
             }
         });
     }
-    for place in [QUARANTINE_DIR, VERIFIED_DIR] {
+    for place in [QUARANTINE_DIR, SIGNATURES_DIR, VERIFIED_DIR] {
         if let Ok(Some(notes)) = dir::open_if_there(agent.handle(), place) {
             notes::remove_unfinished(notes.as_fd());
             for orphan in orphans(agent, notes.as_fd()) {

@@ -13,7 +13,7 @@ use crate::holder::now;
 use crate::human::with_causes;
 use crate::layout::{
     AgentDir, CURRENT_LINK, HISTORY_FILE, LOCK_FILE, Place, Pointer, QUARANTINE_DIR, REFS_DIR,
-    TEMP_LINK_PREFIX, TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR, has_prefix,
+    SIGNATURES_DIR, TEMP_LINK_PREFIX, TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR, has_prefix,
 };
 use crate::lock::is_flocked;
 use crate::manifest::Generation;
@@ -24,14 +24,16 @@ use crate::quarantine;
 use crate::read::read_manifest;
 use crate::store::ModelStore;
 use crate::transfer::Links;
+use crate::trust::Unsigned;
 
 use super::{
-    CLOCK, DIRECTORIES, HISTORY, LEFTOVERS, OLD_LAYOUT, POINTERS, QUARANTINE, READ_ONLY, VERSIONS, Ward,
-    expected_group,
+    CLOCK, DIRECTORIES, HISTORY, LEFTOVERS, OLD_LAYOUT, POINTERS, QUARANTINE, READ_ONLY, SIGNATURES,
+    VERSIONS, Ward, expected_group,
 };
 
 /// The directories of an agent that are the store's own.
-pub(super) const OWN_DIRS: &[&str] = &[".", VERSIONS_DIR, REFS_DIR, TRASH_DIR, QUARANTINE_DIR, VERIFIED_DIR];
+pub(super) const OWN_DIRS: &[&str] =
+    &[".", VERSIONS_DIR, REFS_DIR, TRASH_DIR, QUARANTINE_DIR, SIGNATURES_DIR, VERIFIED_DIR];
 /// The files beside them.
 pub(super) const OWN_FILES: &[&str] = &[LOCK_FILE, HISTORY_FILE];
 
@@ -41,6 +43,28 @@ pub(super) fn examine(store: &ModelStore, agent: &AgentDir, ward: &mut Ward) {
     leftovers(agent, ward);
     history(agent, ward);
     versions(agent, ward);
+    signature(store, agent, ward);
+}
+
+/// What is current is signed as the store's policy has it: somebody may have moved the link by hand, or set the
+/// policy since.
+fn signature(store: &ModelStore, agent: &AgentDir, ward: &mut Ward) {
+    // A policy that cannot be read is said of the store, a broken `current` of the pointers.
+    let Ok(policy) = store.signature_policy() else { return };
+    let Ok(Some(current)) = store.get_current(agent.name()) else { return };
+    if policy.unsigned == Unsigned::Allow {
+        return;
+    }
+    let state = current.signature_state(policy.trusted());
+    match state.and_then(|state| policy.admit(current.agent(), current.version(), &state)) {
+        Ok(None) => {}
+        Ok(Some(caution)) => {
+            ward.warn(SIGNATURES, current.path(), caution);
+        }
+        Err(e) => {
+            ward.error(SIGNATURES, current.path(), &with_causes(&e));
+        }
+    }
 }
 
 /// Modes, groups, and that all of it is one file system.
@@ -167,7 +191,7 @@ fn leftovers(agent: &AgentDir, ward: &mut Ward) {
     if let Ok(Some(refs)) = agent.refs() {
         temporary(refs.as_fd(), &agent.path().join(REFS_DIR), TEMP_LINK_PREFIX, ward);
     }
-    for notes in [QUARANTINE_DIR, VERIFIED_DIR] {
+    for notes in [QUARANTINE_DIR, SIGNATURES_DIR, VERIFIED_DIR] {
         if let Ok(Some(handle)) = dir::open_if_there(agent.handle(), notes) {
             temporary(handle.as_fd(), &agent.path().join(notes), crate::notes::UNFINISHED_PREFIX, ward);
             for orphan in crate::recover::orphans(agent, handle.as_fd()) {

@@ -5,11 +5,11 @@ use std::os::fd::AsFd;
 use crate::durable;
 use crate::error::StoreError;
 use crate::holder::now;
-use crate::human::human_size;
+use crate::human::{human_size, with_causes};
 use crate::layout;
 use crate::store::ModelStore;
 
-use super::{CLOCK, FILE_SYSTEM, ROOT, SPACE, Ward};
+use super::{CLOCK, FILE_SYSTEM, ROOT, SIGNATURES, SPACE, Ward};
 
 /// From statfs(2) and the kernel's magic.h; whether a store may live there.
 const FILE_SYSTEMS: &[(u64, &str, Suitability)] = &[
@@ -59,6 +59,10 @@ pub(super) fn examine(store: &ModelStore, ward: &mut Ward) -> Result<(), StoreEr
     if space.f_files > 0 && space.f_favail < space.f_files / 100 * LOW_PERCENT {
         let what = format!("only {} of {} inodes are free", space.f_favail, space.f_files);
         ward.warn(SPACE, store.root(), what).advise("`model-store gc --all --dry-run` shows what could go");
+    }
+    if let Err(e) = store.signature_policy() {
+        ward.error(SIGNATURES, &store.signature_policy_path(), &with_causes(&e))
+            .advise("`model-store policy set` writes it anew; until then nothing becomes current here");
     }
     if now().as_second() < EPOCH_OF_THIS_PROGRAM {
         let what = format!("this host's clock says {}, which cannot be", now());

@@ -8,11 +8,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use model_store::{
-    Activation, Doctoring, FinalizeOptions, Fix, ModelStore, MoveOptions, Policy, Progress, Published,
-    RepairOptions, StoreError, exit,
+    Activation, Doctoring, FinalizeOptions, Fix, ModelStore, MoveOptions, NewSignature, Policy, Progress,
+    Published, RepairOptions, StoreError, exit,
 };
 
-use crate::fixture::{full_message, payload, scout, version};
+use crate::fixture::{full_message, payload, scout, signing_key, version};
 use crate::torture::crowd::{self, Role};
 
 const TASK_VARIABLE: &str = "MODEL_STORE_TEST_CHILD";
@@ -41,6 +41,10 @@ pub(crate) enum Work {
     PublishMany,
     /// Publish and leave `current` where it is.
     PublishOnly,
+    /// Publish and sign in one step.
+    PublishSigned,
+    /// Sign a published version.
+    Sign,
     Activate,
     /// Roll back to what was current before.
     Rollback,
@@ -204,6 +208,7 @@ pub(crate) fn perform(store: &ModelStore, task: &Task) -> Result<(), Failure> {
     let (agent, name, options) = (scout(), version(&task.version), MoveOptions::default());
     let champion = "champion".parse().unwrap();
     match task.work {
+        Work::Sign => store.sign(&agent, &name, &signing_key(), &options).map(drop)?,
         Work::Activate => store.activate(&agent, &name, &options).map(drop)?,
         Work::Rollback => store.rollback(&agent, None, &options).map(drop)?,
         Work::Tag => store.tag(&agent, &champion, &name, &options).map(drop)?,
@@ -244,6 +249,10 @@ fn publish_somehow(store: &ModelStore, task: &Task) -> Result<Published, StoreEr
         Work::Publish => publish(store, task, FinalizeOptions::default()),
         Work::PublishOnly => {
             publish(store, task, FinalizeOptions { activation: Activation::Keep, ..Default::default() })
+        }
+        Work::PublishSigned => {
+            let signature = NewSignature::Make(signing_key());
+            publish(store, task, FinalizeOptions { signature, ..Default::default() })
         }
         Work::PublishMany => {
             let staging = store.stage_new(&scout(), &version(&task.version))?;

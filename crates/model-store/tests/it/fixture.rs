@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use model_store::{
-    AgentName, Current, FileEntry, FinalizeOptions, ModelStore, PayloadPath, Published, StoreError,
-    VersionName,
+    AgentName, Current, FileEntry, FinalizeOptions, ModelStore, PayloadPath, Published, SigningKey,
+    StoreError, VersionName,
 };
 
 pub(crate) struct Fixture {
@@ -106,6 +106,19 @@ pub(crate) fn payload(path: &str) -> PayloadPath {
 
 pub(crate) fn paths(files: &[FileEntry]) -> Vec<&str> {
     files.iter().map(|file| file.path.as_str()).collect()
+}
+
+/// Always the same, for processes that must agree on it; it protects nothing.
+const SIGNING_KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgqf+A6MboZacvJEGD
+0Z2boKlA5gwKWI3pDv+t5Op2JRahRANCAARdbTTwXt4N/x3D6ciyAFjTmCB+8l7I
+IbIQGPD3XLR2eBbULqGiZSN8n5yQoqW1bDNqEhUfmRsiFK2nMGaOmZDb
+-----END PRIVATE KEY-----
+";
+
+pub(crate) fn signing_key() -> SigningKey {
+    SigningKey::from_pem(SIGNING_KEY).unwrap()
 }
 
 /// The message with its causes, as a command prints it.

@@ -28,6 +28,7 @@ mod recovery;
 mod repair;
 mod retention;
 mod room;
+mod signatures;
 mod torture;
 mod transfer;
 mod verify;

@@ -4,13 +4,13 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use model_store::{FinalizeOptions, ModelStore, MoveOptions, RepairOptions};
+use model_store::{FinalizeOptions, ModelStore, MoveOptions, RepairOptions, SignaturePolicy, Unsigned};
 
 use super::scratch;
 use super::state::{State, debris};
 use super::strike::{Point, points_of};
 use crate::child::{Failure, Task, Work, perform};
-use crate::fixture::{payload, scout, version};
+use crate::fixture::{payload, scout, signing_key, version};
 
 /// One operation on one store.
 pub(crate) struct Row {
@@ -60,6 +60,17 @@ pub(crate) const ROWS: &[Row] = &[
         effect: "+v2",
         ..ROW
     },
+    Row {
+        name: "publish, signed",
+        scene: |store| {
+            one_version(store);
+            policed(store);
+        },
+        work: Work::PublishSigned,
+        effect: "current v1 -> v2, +v2, v2 signed",
+        ..ROW
+    },
+    Row { name: "sign", work: Work::Sign, effect: "v2 signed", stepwise: true, ..ROW },
     Row { name: "activate", work: Work::Activate, version: "v1", effect: "current v2 -> v1", ..ROW },
     Row { name: "rollback", work: Work::Rollback, effect: "current v2 -> v1", ..ROW },
     Row { name: "tag, a new ref", work: Work::Tag, effect: "refs/champion - -> v2", ..ROW },
@@ -166,6 +177,13 @@ fn rot(store: &ModelStore, file: &str, bytes: &[u8]) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
 }
 
+/// Takes nothing but what the test's key has signed.
+fn policed(store: &ModelStore) {
+    let mut policy = SignaturePolicy::new(Unsigned::Refuse);
+    policy.trust(&signing_key().verifying_key());
+    store.set_signature_policy(&policy).unwrap();
+}
+
 fn tagged(store: &ModelStore) {
     two_versions(store);
     let champion = "champion".parse().unwrap();
@@ -179,6 +197,7 @@ fn five_versions(store: &ModelStore) {
         publish(store, name, &[("config.json", b"{}"), ("weights/model.bin", name.as_bytes())]);
         let report = store.verify(&scout(), &version(name)).unwrap();
         store.note_check(&report, 0.1).unwrap();
+        store.sign(&scout(), &version(name), &signing_key(), &MoveOptions::default()).unwrap();
     }
 }
 
@@ -244,7 +263,7 @@ impl Row {
     /// Does it once more after it was broken off.
     fn again(&self, store: &ModelStore) -> Result<(), Failure> {
         let mut task = self.task(store.root());
-        let publishes = matches!(self.work, Work::Publish | Work::PublishMany);
+        let publishes = matches!(self.work, Work::Publish | Work::PublishMany | Work::PublishSigned);
         if publishes && store.get_version(&scout(), &version(self.version))?.is_some() {
             // Broken off between the version and the pointer: the version is there, the pointer is what is left.
             task.work = Work::Activate;

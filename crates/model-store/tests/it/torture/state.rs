@@ -5,9 +5,9 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use model_store::{ModelStore, StoreError};
+use model_store::{ModelStore, SignatureState, StoreError};
 
-use crate::fixture::{full_message, scout};
+use crate::fixture::{full_message, scout, signing_key};
 
 /// Everything of an agent that readers can see. The bytes of every version are read for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub(crate) struct State {
     versions: BTreeMap<String, String>,
     /// Which versions are marked.
     pub(crate) marks: BTreeMap<String, String>,
+    /// Which versions are signed, and how that stands.
+    signatures: BTreeMap<String, String>,
 }
 
 impl State {
@@ -41,6 +43,16 @@ impl State {
             }
             if store.quarantine(&scout(), &version).map_err(failed)?.is_some() {
                 state.marks.insert(version.to_string(), "quarantined".to_owned());
+            }
+            let found = store.require_version(&scout(), &version).map_err(failed)?;
+            match found.signature_state(&[signing_key().verifying_key()]).map_err(failed)? {
+                SignatureState::Unsigned => {}
+                SignatureState::Signed { .. } => {
+                    state.signatures.insert(version.to_string(), "signed".to_owned());
+                }
+                SignatureState::Bad { reason } => {
+                    state.signatures.insert(version.to_string(), reason);
+                }
             }
             state.versions.insert(version.to_string(), seen);
         }
@@ -76,6 +88,13 @@ impl State {
                 _ => {}
             }
         }
+        for version in keys(&self.signatures, &after.signatures) {
+            let (old, new) = (self.signatures.get(version), after.signatures.get(version));
+            // Whose version is gone has none.
+            if old != new && after.versions.contains_key(version) {
+                said.push(format!("{version} {}", shown(new)));
+            }
+        }
         said.join(", ")
     }
 
@@ -85,6 +104,7 @@ impl State {
             ("pointer", &self.pointers, &before.pointers, &after.pointers),
             ("version", &self.versions, &before.versions, &after.versions),
             ("the mark of", &self.marks, &before.marks, &after.marks),
+            ("the signature of", &self.signatures, &before.signatures, &after.signatures),
         ] {
             for key in keys(now, old).chain(keys(new, new)) {
                 let seen = now.get(key);
@@ -146,13 +166,22 @@ pub(crate) fn debris(root: &Path) -> Vec<String> {
             }
         }
     };
-    let known =
-        ["versions", "current", "history.jsonl", ".lock", "refs", ".trash", ".verified", ".quarantine"];
+    let known = [
+        "versions",
+        "current",
+        "history.jsonl",
+        ".lock",
+        "refs",
+        ".trash",
+        ".verified",
+        ".quarantine",
+        ".signatures",
+    ];
     look(".", &|name| known.contains(&name));
     look("versions", &|name| Path::new(name).extension() != Some("tmp".as_ref()));
     look("refs", &|name| !name.starts_with('.'));
     look(".trash", &|_| false);
-    for notes in [".verified", ".quarantine"] {
+    for notes in [".verified", ".quarantine", ".signatures"] {
         look(notes, &|name| {
             name.strip_suffix(".json").is_some_and(|version| agent.join("versions").join(version).is_dir())
         });
