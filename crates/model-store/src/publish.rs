@@ -259,6 +259,7 @@ impl Staging {
             return Err(StoreError::VersionExists { agent, version });
         }
         notes::write_bytes(&self.agent, SIGNATURES_DIR, &self.version, bundle)
+            .inspect_err(|_| self.take_signature_back(signing))
     }
 
     /// Takes the signature away where the version is a staging again. Should that fail, it is about a version

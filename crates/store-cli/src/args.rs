@@ -1,12 +1,14 @@
 //! Arguments that several commands have, and how people write durations and sizes.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use model_store::{AgentEntry, AgentName, ModelStore, MoveOptions, StoreError};
+use model_store::{AgentEntry, AgentName, ModelStore, MoveOptions, SigningKey, StoreError};
 
 use crate::cli::Global;
-use crate::meter;
+use crate::{meter, out};
 
 /// What every command has that waits for an agent's lock.
 #[derive(Debug, clap::Args)]
@@ -48,6 +50,19 @@ impl Mutation {
     pub(crate) fn options(&self) -> MoveOptions {
         MoveOptions { actor: None, reason: self.reason.clone() }
     }
+}
+
+/// Reads the key to sign with; one that its group can read is used, with a warning.
+pub(crate) fn signing_key(path: &Path) -> anyhow::Result<SigningKey> {
+    let key = SigningKey::open(path)?;
+    let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
+    if mode & 0o040 != 0 {
+        out::warning(format_args!(
+            "the group of {} can read the private key; `chmod 600` it",
+            path.display()
+        ));
+    }
+    Ok(key)
 }
 
 /// Where work was stopped on request, says what has become of it.

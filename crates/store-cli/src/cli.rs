@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 use model_store::{DEFAULT_ROOT, ModelStore, StoreError};
 
 use crate::commands::{
-    activate, completions, diff, doctor, gc, history, ls, man, metrics, path, publish, refs, repair,
-    rollback, show, tag, untag, verify, watch,
+    activate, completions, diff, doctor, gc, history, keygen, ls, man, metrics, path, policy, publish, refs,
+    repair, rollback, show, sign, tag, untag, verify, watch,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -91,6 +91,9 @@ pub(crate) enum Command {
     Verify(verify::Args),
     Repair(repair::Args),
     Doctor(doctor::Args),
+    Keygen(keygen::Args),
+    Sign(sign::Args),
+    Policy(policy::Args),
     Watch(watch::Args),
     Metrics(metrics::Args),
     Completions(completions::Args),

@@ -6,15 +6,18 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod gc;
 pub(crate) mod history;
+pub(crate) mod keygen;
 pub(crate) mod ls;
 pub(crate) mod man;
 pub(crate) mod metrics;
 pub(crate) mod path;
+pub(crate) mod policy;
 pub(crate) mod publish;
 pub(crate) mod refs;
 pub(crate) mod repair;
 pub(crate) mod rollback;
 pub(crate) mod show;
+pub(crate) mod sign;
 pub(crate) mod tag;
 pub(crate) mod untag;
 pub(crate) mod verify;
@@ -40,6 +43,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Verify(args) => verify::run(&cli.global, &args),
         Command::Repair(args) => repair::run(&cli.global, &args),
         Command::Doctor(args) => doctor::run(&cli.global, &args),
+        Command::Keygen(args) => keygen::run(&cli.global, &args),
+        Command::Sign(args) => sign::run(&cli.global, &args),
+        Command::Policy(args) => policy::run(&cli.global, &args),
         Command::Watch(args) => watch::run(&cli.global, &args),
         Command::Metrics(args) => metrics::run(&cli.global, &args),
         Command::Completions(args) => completions::run(&args),

@@ -5,7 +5,7 @@ use std::fmt;
 use anstyle::Style;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use jiff::Timestamp;
-use model_store::{Check, Quarantine, exit};
+use model_store::{Check, Quarantine, SignatureState, exit};
 
 use crate::out;
 
@@ -31,6 +31,15 @@ pub(crate) fn quarantined(name: impl fmt::Display, quarantine: &Quarantine) -> S
 pub(crate) fn verified(check: Option<&Check>, now: Timestamp) -> String {
     let Some(check) = check else { return "never".to_owned() };
     format!("{} ago {}", age(Some(check.at), now), if check.ok { "ok" } else { "CORRUPT" })
+}
+
+/// How a version stands with the keys that are trusted.
+pub(crate) fn signature(state: &SignatureState) -> String {
+    match state {
+        SignatureState::Signed { key } => format!("with key {key}"),
+        SignatureState::Unsigned => "no".to_owned(),
+        SignatureState::Bad { reason } => format!("no: the signature {}", harmless(reason)),
+    }
 }
 
 /// An error with its causes, in one line.

@@ -13,13 +13,23 @@ mod scrub;
 use std::process::ExitCode;
 
 use clap::Parser;
-use model_store::{NameError, StoreError, exit};
+use model_store::{KeyError, NameError, StoreError, exit};
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     match commands::run(cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => ExitCode::from(report(&error)),
+    }
+}
+
+/// A key's file is an argument: what is wrong with it is a mistake of the caller's.
+fn code_of_key(error: &KeyError) -> u8 {
+    match error {
+        KeyError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => exit::NOT_FOUND,
+        KeyError::Read { .. } | KeyError::NoRandomness(_) => exit::ENVIRONMENT,
+        KeyError::Exposed { .. } => exit::REFUSED,
+        _ => exit::USAGE,
     }
 }
 
@@ -38,5 +48,6 @@ fn report(error: &anyhow::Error) -> u8 {
     store_error
         .map(StoreError::exit_code)
         .or_else(|| error.downcast_ref::<NameError>().map(NameError::exit_code))
+        .or_else(|| error.downcast_ref::<KeyError>().map(code_of_key))
         .unwrap_or(exit::FAILURE)
 }

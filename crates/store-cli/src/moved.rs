@@ -6,7 +6,7 @@ use model_store::{Moved, PointerName, exit};
 use serde::Serialize;
 
 use crate::cli::Global;
-use crate::out;
+use crate::{human, out};
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -23,6 +23,9 @@ pub(crate) fn print(global: &Global, moved: &Moved) -> anyhow::Result<u8> {
     } else {
         let mut out = out::stdout();
         writeln!(out, "{}", in_words(moved))?;
+    }
+    if let Some(caution) = &moved.caution {
+        out::warning(human::harmless(caution));
     }
     Ok(exit::OK)
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use model_store::{
     AgentName, Complaint, Digest, Finding, Mended, ModelStore, Repair, Repaired, Report, Selector, Severity,
-    StoreError, VersionName, exit,
+    SignatureState, StoreError, VerifyingKey, VersionName, exit,
 };
 use serde::Serialize;
 
@@ -30,6 +30,9 @@ pub(crate) struct Verdict {
     /// What was done about it.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     mending: Option<Mending>,
+    /// How it stands with the keys that are trusted, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<SignatureState>,
     /// Why it could not be verified at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -118,6 +121,7 @@ impl Verdict {
             legacy: report.legacy,
             findings: report.findings,
             mending: None,
+            signature: None,
             error: None,
             exit_code: if ok { exit::OK } else { exit::CORRUPT },
         }
@@ -149,8 +153,37 @@ impl Verdict {
             legacy: false,
             findings: Vec::new(),
             mending: None,
+            signature: None,
             error: Some(error),
             exit_code,
+        }
+    }
+
+    /// The same, with how the version stands with some keys.
+    pub(crate) fn with_signature(self, store: &ModelStore, trusted: &[VerifyingKey]) -> Self {
+        let Some(version) = &self.version else { return self };
+        let state = store
+            .require_version(&self.agent, version)
+            .and_then(|found| found.signature_state(trusted))
+            .unwrap_or_else(|e| SignatureState::Bad { reason: human::with_causes(&e) });
+        let exit_code = match state {
+            SignatureState::Signed { .. } => self.exit_code,
+            // Damage outweighs that.
+            _ if self.exit_code == exit::OK => exit::REFUSED,
+            _ => self.exit_code,
+        };
+        Self { signature: Some(state), exit_code, ..self }
+    }
+
+    /// What is to be said of the signature, and done about it.
+    fn about_signature(&self) -> Vec<String> {
+        let (what, Some(version)) = (self.signature.as_ref(), &self.version) else { return Vec::new() };
+        let sign = format!("next       model-store sign {} {version} --key KEY", self.agent);
+        match what {
+            None => Vec::new(),
+            Some(SignatureState::Signed { key }) => vec![format!("signed with key {key}")],
+            Some(SignatureState::Unsigned) => vec!["it is not signed".to_owned(), sign],
+            Some(SignatureState::Bad { reason }) => vec![format!("its signature {reason}"), sign],
         }
     }
 
@@ -168,7 +201,9 @@ impl Verdict {
         let (files, bytes) = (human::count(self.files_checked, "file"), model_store::human_size(self.bytes));
         let legacy = if self.legacy { ", by the old helper's checksum" } else { "" };
         let mended = self.mending.as_ref().is_some_and(|mending| !mending.repairs.is_empty());
+        let signed = matches!(self.signature, None | Some(SignatureState::Signed { .. }));
         let word = match (self.ok, mended) {
+            (true, _) if !signed => out::styled(out::ACT, "refused"),
             (true, false) => out::styled(out::OK, "ok     "),
             (true, true) => out::styled(out::OK, "mended "),
             (false, _) => out::styled(out::ACT, "corrupt"),
@@ -179,6 +214,7 @@ impl Verdict {
         if !self.ok {
             lines.extend(self.next(store));
         }
+        lines.extend(self.about_signature());
         for line in lines {
             writeln!(out, "           {}", human::harmless(&line))?;
         }

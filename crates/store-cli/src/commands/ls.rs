@@ -5,7 +5,8 @@ use std::io::Write;
 use anstyle::Style;
 use jiff::Timestamp;
 use model_store::{
-    AgentEntry, AgentName, Check, ModelStore, StagingEntry, StoreError, VersionName, exit, human_size,
+    AgentEntry, AgentName, Check, ModelStore, SignatureState, StagingEntry, StoreError, Unsigned,
+    VersionName, exit, human_size,
 };
 use serde::Serialize;
 
@@ -39,11 +40,16 @@ struct Row {
     stagings: Vec<StagingEntry>,
     /// The last verification of the current version.
     verified: Option<Check>,
+    /// How the current version stands with the keys that this store trusts.
+    signature: Option<SignatureState>,
     /// The versions that were found damaged beyond repair.
     quarantined: Vec<VersionName>,
     /// Why the agent could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// What the store does about versions that nobody has signed.
+    #[serde(skip)]
+    unsigned: Unsigned,
     #[serde(skip)]
     exit_code: u8,
 }
@@ -88,6 +94,8 @@ impl Row {
             versions: Vec::new(),
             stagings: Vec::new(),
             verified: None,
+            signature: None,
+            unsigned: Unsigned::Allow,
             quarantined: Vec::new(),
             error: None,
             exit_code: exit::OK,
@@ -111,6 +119,9 @@ impl Row {
             let version = current.version();
             self.created_at = current.manifest().created_at;
             self.verified = store.last_check(&self.agent, version)?;
+            let policy = store.signature_policy()?;
+            self.signature = Some(current.signature_state(policy.trusted())?);
+            self.unsigned = policy.unsigned;
             let usage = store.usage_of(&self.agent)?;
             let usage = usage.iter().find(|usage| usage.version == *version);
             self.size_bytes = usage.map(|usage| usage.bytes);
@@ -149,6 +160,13 @@ impl Row {
             _ if current_too => remarks.push("  ⚠ quarantined".to_owned()),
             0 => {}
             others => remarks.push(format!("  ⚠ {} quarantined", human::count(others, "version"))),
+        }
+        if self.unsigned != Unsigned::Allow {
+            match self.signature {
+                Some(SignatureState::Unsigned) => remarks.push("  ⚠ not signed".to_owned()),
+                Some(SignatureState::Bad { .. }) => remarks.push("  ⚠ bad signature".to_owned()),
+                Some(SignatureState::Signed { .. }) | None => {}
+            }
         }
         let left: Vec<_> = self.stagings.iter().filter(|staging| !staging.in_use).collect();
         if let Some(oldest) = left.iter().map(|staging| staging.begun_at).min() {

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     all.build();
     if let Some(dir) = &args.dir {
         fs::create_dir_all(dir).with_context(|| format!("could not make {}", dir.display()))?;
-        for command in std::iter::once(&all).chain(all.get_subcommands()) {
+        for command in with_subcommands(&all) {
             let path = dir.join(Man::new(command.clone()).get_filename());
             fs::write(&path, page(command)?)
                 .with_context(|| format!("could not write {}", path.display()))?;
@@ -50,6 +50,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<u8> {
     };
     io::stdout().lock().write_all(&page(command)?)?;
     Ok(exit::OK)
+}
+
+/// A command and all below it.
+fn with_subcommands(command: &clap::Command) -> Vec<&clap::Command> {
+    std::iter::once(command).chain(command.get_subcommands().flat_map(with_subcommands)).collect()
 }
 
 /// A page in the language of `man`.

@@ -8,20 +8,21 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 use model_store::{
     Activation, AgentName, ChecksumKind, FinalizeOptions, ImportOptions, Imported, Links, MANIFEST_FILE,
-    Published, Transfer, VersionName, exit,
+    NewSignature, Published, SignatureState, Transfer, VersionName, exit,
 };
 use serde_json::{Map, Value};
 
 use crate::cli::{Cli, Global};
 use crate::meter::Meter;
-use crate::{human, out};
+use crate::{args, human, out};
 
 const EXAMPLES: &str = "\
 Examples:
   model-store publish scout v2 --from ./trained --metadata commit=$(git rev-parse HEAD)
   model-store publish scout v3-rc1 --from ./trained --no-activate
   model-store publish memory v1 --from ./models--x--y/snapshots/abc --follow-links
-  model-store publish memory v2 --from ./download --move";
+  model-store publish memory v2 --from ./download --move
+  model-store publish scout v3 --from ./trained --sign /root/release.pem";
 
 /// Publish a folder as a new version, and make it current
 ///
@@ -47,6 +48,11 @@ pub(crate) struct Args {
     /// For the history: why
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Sign it with the private key in this file, in PEM
+    ///
+    /// The signature is there before the version is. A store that refuses what is not signed takes it so.
+    #[arg(long, value_name = "FILE")]
+    sign: Option<PathBuf>,
     /// Copy what symbolic links to files lead to, wherever that is
     ///
     /// Otherwise links within the folder stay links, and one that leaves it is refused.
@@ -116,6 +122,12 @@ fn parse_pair(pair: &str) -> Result<(String, String), String> {
 
 pub(crate) fn run(global: &Global, args: Args) -> anyhow::Result<u8> {
     let metadata = metadata(args.metadata);
+    let key = args.sign.as_deref().map(args::signing_key).transpose()?;
+    let activation = if args.no_activate { Activation::Keep } else { Activation::Activate };
+    if key.is_none() && activation == Activation::Activate {
+        // What will be refused in the end is refused before the work.
+        global.open()?.signature_policy()?.admit(&args.agent, &args.version, &SignatureState::Unsigned)?;
+    }
     let meter = Meter::start("publishing", size_of(&args.from))?;
     let store =
         global.open()?.with_progress(meter.progress()).with_lock_patience(Duration::from_secs(args.wait));
@@ -125,12 +137,13 @@ pub(crate) fn run(global: &Global, args: Args) -> anyhow::Result<u8> {
     let imported = staging.import_tree(&args.from, options)?;
     let published = staging.finalize(FinalizeOptions {
         metadata,
-        activation: if args.no_activate { Activation::Keep } else { Activation::Activate },
+        activation,
         checksum: match args.checksum {
             Checksum::Listing => ChecksumKind::Listing,
             Checksum::Legacy => ChecksumKind::Legacy,
         },
         reason: args.reason,
+        signature: key.map_or(NewSignature::None, NewSignature::Make),
         ..FinalizeOptions::default()
     })?;
     meter.clear();
@@ -141,6 +154,9 @@ pub(crate) fn run(global: &Global, args: Args) -> anyhow::Result<u8> {
     }
     for path in &published.left_outside {
         out::warning(format!("{} stays: it changed meanwhile, or cannot be removed", path.display()));
+    }
+    if let Some(caution) = &published.caution {
+        out::warning(human::harmless(caution));
     }
     if global.json {
         out::json(&Output { published: &published, bytes_in: BytesIn::of(&imported) })?;
@@ -224,7 +240,8 @@ fn origin(imported: &Imported) -> Option<String> {
 }
 
 fn print(published: &Published, imported: &Imported) -> anyhow::Result<()> {
-    let Published { agent, version, checksum, path, previous, activated, files, bytes, .. } = published;
+    let Published { agent, version, checksum, path, previous, activated, files, bytes, signed_by, .. } =
+        published;
     let mut out = out::stdout();
     let (files, bytes) = (human::count(*files, "file"), model_store::human_size(*bytes));
     writeln!(
@@ -234,6 +251,9 @@ fn print(published: &Published, imported: &Imported) -> anyhow::Result<()> {
     )?;
     if let Some(origin) = origin(imported) {
         writeln!(out, "{origin}")?;
+    }
+    if let Some(key) = signed_by {
+        writeln!(out, "signed with key {key}")?;
     }
     match (activated, previous) {
         (true, Some(previous)) => writeln!(out, "{agent} → {version}   (was {previous})")?,

@@ -5,8 +5,8 @@ use std::io::Write;
 use anstyle::Style;
 use jiff::Timestamp;
 use model_store::{
-    AgentName, Check, Current, Manifest, ModelStore, Quarantine, RefName, Selector, VersionName,
-    VersionUsage, exit, human_size,
+    AgentName, Check, Current, Manifest, ModelStore, Quarantine, RefName, Selector, SignatureState,
+    VersionName, VersionUsage, exit, human_size,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -53,6 +53,8 @@ struct About {
     shared_bytes: Option<u64>,
     verified: Option<Check>,
     quarantine: Option<Quarantine>,
+    /// How it stands with the keys that this store trusts.
+    signature: Option<SignatureState>,
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
@@ -90,6 +92,9 @@ impl About {
             shared_bytes: usage.as_ref().map(|VersionUsage { bytes_shared, .. }| *bytes_shared),
             verified: or_warn(store.last_check(agent, version)),
             quarantine: or_warn(found.quarantine()),
+            signature: or_warn(
+                store.signature_policy().and_then(|it| found.signature_state(it.trusted())).map(Some),
+            ),
         }
     }
 }
@@ -124,6 +129,10 @@ fn print(found: &Current, is_current: bool, about: &About) -> anyhow::Result<()>
     let verified = human::verified(about.verified.as_ref(), now);
     let style = if about.verified.as_ref().is_some_and(|check| !check.ok) { out::ACT } else { Style::new() };
     writeln!(out, "  verified   {}", out::styled(style, verified))?;
+    if let Some(state) = &about.signature {
+        let style = if matches!(state, SignatureState::Bad { .. }) { out::LOOK } else { Style::new() };
+        writeln!(out, "  signed     {}", out::styled(style, human::signature(state)))?;
+    }
     writeln!(out, "  format     {}", format_in_words(found))?;
     if let (Some(alone), Some(shared)) = (about.alone_bytes, about.shared_bytes) {
         writeln!(out, "  costs      {} alone, {} shared with others", human_size(alone), human_size(shared))?;

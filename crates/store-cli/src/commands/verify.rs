@@ -1,10 +1,12 @@
 //! `model-store verify`.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use model_store::{
-    AgentName, Check, ModelStore, RepairOptions, Report, Selector, StoreError, VersionName, exit,
+    AgentName, Check, ModelStore, RepairOptions, Report, Selector, StoreError, VerifyingKey, VersionName,
+    exit,
 };
 
 use crate::args;
@@ -18,6 +20,7 @@ Examples:
   model-store verify                 the whole store
   model-store verify scout           every version of one agent
   model-store verify scout champion  one version
+  model-store verify scout --signatures
   model-store verify --max-age 30d --budget 200MB/s --repair    for a timer
 
 Without this program:
@@ -44,10 +47,17 @@ pub(crate) struct Args {
     /// Mend what is damaged, as `repair` does
     #[arg(long)]
     repair: bool,
+    /// Ask of every version that a key which the store trusts has signed it; ends with 6 where none has
+    #[arg(long)]
+    signatures: bool,
+    /// With `--signatures`: trust this public key and not the store's, any number of times
+    #[arg(long, value_name = "FILE", requires = "signatures")]
+    public_key: Vec<PathBuf>,
 }
 
 pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
     let store = global.open()?;
+    let trusted = trusted(&store, args)?;
     let (mut targets, mut verdicts) = scrub::targets(&store, args.agent.as_ref(), args.version.as_ref())?;
     let there = targets.len();
     if let Some(max_age) = args.max_age {
@@ -67,7 +77,10 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
     let mut memory = Memory { store: &store, works: true };
     for (agent, version) in targets {
         let verdict = match check(&store, &agent, &version, args.repair, &mut memory) {
-            Ok(verdict) => verdict,
+            Ok(verdict) => match &trusted {
+                Some(trusted) => verdict.with_signature(&store, trusted),
+                None => verdict,
+            },
             Err(StoreError::Interrupted) => {
                 meter.clear();
                 out::plain_error("stopped");
@@ -90,6 +103,18 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
         out::plain_error(&format!("no versions in {} yet", store.root().display()));
     }
     Ok(scrub::exit_code(&verdicts))
+}
+
+/// Whose signatures are asked for; `None` where they are not.
+fn trusted(store: &ModelStore, args: &Args) -> anyhow::Result<Option<Vec<VerifyingKey>>> {
+    if !args.signatures {
+        return Ok(None);
+    }
+    if args.public_key.is_empty() {
+        return Ok(Some(store.signature_policy()?.trusted().to_vec()));
+    }
+    let keys: Result<_, _> = args.public_key.iter().map(|path| VerifyingKey::open(path)).collect();
+    Ok(Some(keys?))
 }
 
 fn check(

@@ -13,5 +13,6 @@ mod metrics;
 mod mistakes;
 mod pointers;
 mod repair;
+mod signing;
 mod transcript;
 mod watch;

@@ -13,7 +13,7 @@ fn every_command_has_a_page_that_keeps_its_examples() {
     let mut pages: Vec<_> =
         fs::read_dir(&dir).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
     pages.sort();
-    for name in ["model-store.1", "model-store-gc.1", "model-store-rollback.1"] {
+    for name in ["model-store.1", "model-store-gc.1", "model-store-rollback.1", "model-store-policy-set.1"] {
         assert!(pages.iter().any(|page| page == name), "{name} is not among {pages:?}");
     }
     let rollback = fs::read_to_string(dir.join("model-store-rollback.1")).unwrap();
