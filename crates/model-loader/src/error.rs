@@ -57,6 +57,14 @@ pub enum LoadError {
         /// The files, and what is wrong with them.
         what: String,
     },
+    /// A model is not signed as the store's policy, or `MODEL_STORE_SIGNATURES`, asks for.
+    #[error("{what}: a signature by a key that the store trusts is asked for")]
+    NotSigned {
+        /// What is not signed.
+        what: String,
+        /// What it is instead, and what to do.
+        source: Option<Box<model_store::StoreError>>,
+    },
     /// A link in a model's folder leads out of it.
     #[error(
         "{} leads to {}, out of {}: a model is read from within its version only; publish it again", path.display(),
@@ -300,6 +308,7 @@ impl LoadError {
             | Self::Tensor { .. } => exit::CORRUPT,
             Self::NoDevice { .. } | Self::Backend { .. } | Self::Thread { .. } => exit::ENVIRONMENT,
             Self::DryRun { .. }
+            | Self::NotSigned { .. }
             | Self::ContractChanged { .. }
             | Self::Strict { .. }
             | Self::Pickle { .. }

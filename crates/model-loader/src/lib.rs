@@ -42,6 +42,7 @@ mod reload;
 mod resolve;
 mod sentence;
 mod shared;
+mod signed;
 mod tokenizer;
 mod verified;
 mod weights;
@@ -71,5 +72,6 @@ pub use sentence::{
     SentenceEmbedder, Similarity, quantize,
 };
 pub use shared::shared;
+pub use signed::Signatures;
 pub use tokenizer::{SENTENCE_CONFIG_NAMES, TokenSpan, Tokenizer};
 pub use verified::Verify;

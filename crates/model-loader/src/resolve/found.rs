@@ -167,6 +167,15 @@ impl ResolvedModel {
         own.into_iter().chain(adapter.filter(|adapter| own.is_none_or(|own| path(own) != path(adapter))))
     }
 
+    /// Its folder, or its adapter's, if that is of no version of a store.
+    pub(crate) fn outside_versions(&self) -> Option<&Path> {
+        match &self.adapter {
+            _ if self.held.is_none() => Some(&self.path),
+            Some(adapter) if adapter.held.is_none() => Some(&adapter.path),
+            _ => None,
+        }
+    }
+
     /// Whether this is the folder of an adapter that was asked for, found as one may be.
     pub(crate) fn has_adapter_asked_for(&self, folder: &Path) -> bool {
         self.adapter.as_ref().is_some_and(|adapter| adapter.asked.as_deref() == Some(folder))

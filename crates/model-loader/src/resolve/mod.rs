@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use model_store::with_causes;
 
+use crate::signed::{self, Signatures};
 use crate::verified::{self, Verify};
 use crate::{LoadError, hub_cache};
 
@@ -43,6 +44,8 @@ pub struct ResolveOptions {
     pub strictness: Strictness,
     /// When a version's bytes are compared with what was published.
     pub verify: Verify,
+    /// Whether it must be signed.
+    pub signatures: Signatures,
     /// Whether anything is loaded at all.
     pub loading: Loading,
 }
@@ -97,14 +100,15 @@ fn is_truthy(value: &str) -> bool {
 }
 
 impl ResolveOptions {
-    /// The agent's current version in the store of the environment, as `STRICT_MODEL_STORE`, `MODEL_STORE_VERIFY` and
-    /// `MODEL_STORE_DRY_RUN` say.
+    /// The agent's current version in the store of the environment, as `STRICT_MODEL_STORE`, `MODEL_STORE_VERIFY`,
+    /// `MODEL_STORE_SIGNATURES` and `MODEL_STORE_DRY_RUN` say.
     #[must_use]
     pub fn from_env() -> Self {
         let value = |name: &str| std::env::var(name).unwrap_or_default();
         Self {
             strictness: Strictness::from_value(&value("STRICT_MODEL_STORE")),
             verify: Verify::from_value(&value("MODEL_STORE_VERIFY")),
+            signatures: Signatures::from_value(&value("MODEL_STORE_SIGNATURES")),
             loading: Loading::from_value(&value("MODEL_STORE_DRY_RUN")),
             ..Self::default()
         }
@@ -156,8 +160,8 @@ pub fn load_resolved<T>(
     Ok((model, found))
 }
 
-/// What comes between finding a model and reading it: no link of its folder leads out of it, and the bytes are those that
-/// were published. A dry run ends here.
+/// What comes between finding a model and reading it: no link of its folder leads out of it, it is signed where it
+/// must be, and the bytes are those that were published. A dry run ends here.
 pub(crate) fn prepare(found: &ResolvedModel, options: &ResolveOptions) -> Result<(), LoadError> {
     look_over(found, options)?;
     found.held().try_for_each(|held| verified::check(held, options.verify))
@@ -173,7 +177,8 @@ fn look_over(found: &ResolvedModel, options: &ResolveOptions) -> Result<(), Load
     if options.loading == Loading::DryRun {
         return Err(LoadError::DryRun { resolved: Box::new(found.clone()) });
     }
-    contained::check(found)
+    contained::check(found)?;
+    signed::check(found, options.signatures)
 }
 
 /// Says once where a model came from.
@@ -209,7 +214,8 @@ pub(crate) fn each_place<T>(
             }
             Ok(Found::Model(found)) => match attempt(&found) {
                 Ok(model) => return Ok((*found, model)),
-                Err(error @ LoadError::DryRun { .. }) => return Err(error),
+                // No other place mends that a version is not signed: it would not be either.
+                Err(error @ (LoadError::DryRun { .. } | LoadError::NotSigned { .. })) => return Err(error),
                 Err(error) if search.is_store_only() => return Err(error),
                 Err(error) => {
                     let path = found.path().display();

@@ -45,6 +45,7 @@ impl Desk {
             "STRICT_MODEL_STORE",
             "MODEL_STORE_VERIFY",
             "MODEL_STORE_DRY_RUN",
+            "MODEL_STORE_SIGNATURES",
             "AGENT_MODEL_MAP",
             "RUST_BACKTRACE",
         ] {

@@ -20,6 +20,7 @@ mod resolution;
 mod sentence;
 mod shared;
 mod shelf;
+mod signed;
 mod support;
 mod synthesizer;
 mod verified;
