@@ -349,6 +349,28 @@ pub(crate) fn preallocate(file: &File, length_bytes: u64) -> io::Result<()> {
     }
 }
 
+/// Makes a new file for bytes that may come in several runs.
+pub(crate) fn create_to_go_on(parent: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(PAYLOAD_MODE))?.into())
+}
+
+/// Opens a file of [`create_to_go_on`] again; `None` where there is none, or where it is not to be written any
+/// more: it was sealed, or has another name.
+pub(crate) fn open_to_go_on(parent: BorrowedFd<'_>, name: &str) -> io::Result<Option<File>> {
+    let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !is_file || stat.st_nlink != 1 || stat.st_mode & 0o200 == 0 || !is_ours(&stat) {
+        return Ok(None);
+    }
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(Some(rustix::fs::openat(parent, name, flags, Mode::empty())?.into()))
+}
+
 /// Makes `to_dir/to` another name of an open file, however that was found.
 pub(crate) fn hard_link_open(file: &File, to_dir: BorrowedFd<'_>, to: &str) -> io::Result<()> {
     let from = format!("/proc/self/fd/{}", file.as_raw_fd());

@@ -25,7 +25,7 @@ pub struct Holder {
 
 impl Holder {
     /// This very process.
-    pub(crate) fn this_process() -> Self {
+    pub fn this_process() -> Self {
         Self {
             pid: std::process::id(),
             command: command_of("self").unwrap_or_default(),

@@ -122,9 +122,7 @@ impl Staging {
         self.ensure_room(to_copy.iter().map(|file| file.size_bytes))?;
         self.copy_all(&tree, &to_copy, transfer == Transfer::Move, &mut imported)?;
         for link in &tree.payload.links {
-            let parent = self.parent_of(&link.path)?;
-            durable::make_link(&link.target, parent.as_fd(), link.path.file_name())
-                .map_err(|e| self.failed("make the link", &link.path, e))?;
+            self.link(link)?;
         }
         imported.entries.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(imported)

@@ -22,6 +22,10 @@ pub(crate) const QUARANTINE_DIR: &str = ".quarantine";
 pub(crate) const VERIFIED_DIR: &str = ".verified";
 /// Who signed a version: `<version>.json`.
 pub(crate) const SIGNATURES_DIR: &str = ".signatures";
+/// Bytes that come from another store: `<sha256>`.
+pub(crate) const INCOMING_DIR: &str = ".incoming";
+/// What is known of other stores: `<remote>.json`.
+pub(crate) const REMOTES_DIR: &str = ".remotes";
 /// How the link begins that is about to be renamed over `current`.
 pub(crate) const TEMP_LINK_PREFIX: &str = ".current-";
 /// An alias of an alias is followed no further than this.

@@ -20,7 +20,7 @@ use crate::holder::now;
 use crate::human::human_size;
 use crate::layout::{self, Place, Pointer, SIGNATURES_DIR, VERSIONS_DIR};
 use crate::legacy;
-use crate::manifest::{FileEntry, Manifest};
+use crate::manifest::{CHECKSUM_ALGORITHM, FileEntry, Generation, Manifest};
 use crate::names::{AgentName, MANIFEST_FILE, PayloadPath, VersionName};
 use crate::notes;
 use crate::payload::{Payload, PayloadFile, PayloadProblem, Stamp};
@@ -114,7 +114,26 @@ impl Staging {
     ///
     /// Whatever fails up to that rename leaves the store as it was, and removes the staging. A failure
     /// between the rename and the move of `current` takes the version back.
-    pub fn finalize(mut self, options: FinalizeOptions) -> Result<Published, StoreError> {
+    pub fn finalize(self, options: FinalizeOptions) -> Result<Published, StoreError> {
+        self.publish(options, None)
+    }
+
+    /// As [`finalize`](Self::finalize), with a manifest that was written elsewhere, for this agent and version:
+    /// its bytes are kept as they are. Refused where the payload is not exactly what it lists. Of the options,
+    /// those about the manifest count for nothing.
+    pub fn finalize_as(
+        self,
+        manifest_json: &[u8],
+        options: FinalizeOptions,
+    ) -> Result<Published, StoreError> {
+        self.publish(options, Some(manifest_json))
+    }
+
+    fn publish(
+        mut self,
+        options: FinalizeOptions,
+        manifest_json: Option<&[u8]>,
+    ) -> Result<Published, StoreError> {
         let FinalizeOptions { metadata, activation, checksum, created_at, actor, reason, signature } =
             options;
         // What cannot be moved later is said before the work.
@@ -129,7 +148,10 @@ impl Staging {
         let created_at = created_at.unwrap_or_else(now);
         let links = payload.links.clone();
         let listed = Manifest::new(agent.clone(), version.clone(), metadata, created_at, files, links);
-        let (manifest, sha256) = self.write_manifest(&listed, checksum)?;
+        let (manifest, sha256) = match manifest_json {
+            Some(json) => self.write_foreign_manifest(&listed, json)?,
+            None => self.write_manifest(&listed, checksum)?,
+        };
         let signing = Signing::of(&manifest, sha256, &self, signature, &policy, activation)?;
         self.sync_all(&payload)?;
         // Hashing gigabytes is nobody else's business; from here on it is.
@@ -171,7 +193,8 @@ impl Staging {
     /// What the version adds to the store. Files with several names may have become copies since they were
     /// looked at.
     fn own_bytes(&self, payload: &Payload) -> Result<u64, StoreError> {
-        let moved = self.moved_by_link();
+        let mut moved = self.moved_by_link();
+        moved.extend(self.adopted());
         if payload.files.iter().all(|file| file.names == 1) {
             return Ok(payload.own_bytes(&moved));
         }
@@ -268,6 +291,24 @@ impl Staging {
         if signing.bundle.is_some() && self.name.is_some() {
             let _ = notes::remove(&self.agent, SIGNATURES_DIR, &self.version);
         }
+    }
+
+    /// The same with a manifest of somebody else's, which must be of what was staged.
+    fn write_foreign_manifest(
+        &self,
+        listed: &Manifest,
+        json: &[u8],
+    ) -> Result<(Manifest, Digest), StoreError> {
+        let refuse = |reason: String| self.refused(vec![PayloadProblem::new(MANIFEST_FILE, reason)]);
+        let manifest = Manifest::from_json(json).map_err(|e| refuse(format!("is no manifest: {e}")))?;
+        if let Err(reason) = check_is_of(&manifest, listed) {
+            return Err(refuse(reason));
+        }
+        let path = self.path().join(MANIFEST_FILE);
+        let failed = |e| StoreError::io("write", &path, e);
+        let mut file = durable::create_file(self.dir(), MANIFEST_FILE).map_err(failed)?;
+        file.write_all(json).and_then(|()| durable::seal(file.as_fd())).map_err(failed)?;
+        Ok((manifest, Digest::of(json)))
     }
 
     /// Step 4: every file, then every directory from the innermost out. Directories get the store's mode first.
@@ -396,6 +437,27 @@ impl Signing {
         };
         Ok(Self { bundle, by, caution })
     }
+}
+
+/// Whether a manifest is of this agent, version and payload; the error says what is not.
+fn check_is_of(manifest: &Manifest, listed: &Manifest) -> Result<(), String> {
+    if manifest.generation() != Generation::Current {
+        return Err("is of another format than 1".to_owned());
+    }
+    if (&manifest.agent, &manifest.version) != (&listed.agent, &listed.version) {
+        let agent = manifest.agent.as_ref().map_or("nobody", AgentName::as_str);
+        return Err(format!("is of {agent}/{}", manifest.version));
+    }
+    if manifest.checksum_algorithm.as_deref() != Some(CHECKSUM_ALGORITHM) {
+        return Err(format!("does not say `checksum_algorithm` {CHECKSUM_ALGORITHM}"));
+    }
+    if manifest.checksum != listed.checksum {
+        return Err(format!("says checksum {}, the files have {}", manifest.checksum, listed.checksum));
+    }
+    if (&manifest.files, &manifest.links) != (&listed.files, &listed.links) {
+        return Err("lists other files or links than there are".to_owned());
+    }
+    Ok(())
 }
 
 /// Whether a reader will take this text for this manifest; the error says why not.

@@ -89,19 +89,57 @@ pub(crate) fn share_known<'t>(
     let mut found = Vec::new();
     for (file, digest) in candidates.into_iter().zip(digests) {
         match digest.and_then(|digest| Some((digest, known.get(&file.size_bytes)?.get(&digest)?))) {
-            Some((digest, places)) => found.push(Found { file, digest, places }),
+            Some((digest, places)) => found.push((file, Found { path: &file.path, digest, places })),
             None => rest.push(file),
         }
     }
-    let names = Mutex::new(names);
-    let placing =
-        Placing { staging, tree, names, cannot_reflink: AtomicBool::new(false), readable: OnceLock::new() };
-    let done = streams::run(&placing, &found, progress)?;
-    let found = found.into_iter().map(|found| found.file).collect();
-    rest.extend(sort_out(found, done, &mut imported.entries, &mut imported.shared_bytes));
+    let (files, found): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    let done = streams::run(&Placing::new(staging, Some(tree), names), &found, progress)?;
+    rest.extend(sort_out(files, done, &mut imported.entries, &mut imported.shared_bytes));
     // In the order in which they came: the biggest first.
     rest.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.path.cmp(&b.path)));
     Ok(rest)
+}
+
+impl Staging {
+    /// Brings in, of some files of a manifest, what any version of the store has already: by reflink, else by
+    /// hard link, else by copy. Gives what it brought in. Rotten files are passed over, so what is given has
+    /// the digest that was asked for.
+    pub fn share_published(&self, wanted: &[FileEntry]) -> Result<Vec<FileEntry>, StoreError> {
+        let sizes: HashSet<u64> = wanted.iter().map(|entry| entry.size).filter(|size| *size > 0).collect();
+        let KnownFiles { by_size, names } = known_files(self, &sizes);
+        let places = |entry: &FileEntry| by_size.get(&entry.size)?.get(&entry.sha256);
+        let found = wanted.iter().filter_map(|entry| {
+            Some(Found { path: &entry.path, digest: entry.sha256, places: places(entry)? })
+        });
+        let found: Vec<_> = found.collect();
+        for one in &found {
+            self.parent_of(one.path)?;
+        }
+        let placed = streams::run(&Placing::new(self, None, names), &found, self.store.progress())?;
+        let mut shared = Vec::new();
+        for (found, placed) in found.iter().zip(placed) {
+            match placed {
+                Some(entry) => shared.push(entry),
+                None => shared.extend(self.copied_from(found)?),
+            }
+        }
+        Ok(shared)
+    }
+
+    /// A copy of a published file that can get no other name; `None` where every place has other bytes.
+    fn copied_from(&self, found: &Found<'_, '_>) -> Result<Option<FileEntry>, StoreError> {
+        for place in found.places {
+            let Ok(file) = place.open(self) else { continue };
+            let entry = self.copy(file, &self.path().join(found.path.as_path()), found.path)?;
+            if entry.sha256 == found.digest {
+                return Ok(Some(entry));
+            }
+            durable::remove_beneath(self.dir(), found.path.as_path())
+                .map_err(|e| self.failed("remove", found.path, e))?;
+        }
+        Ok(None)
+    }
 }
 
 /// The published files of the given sizes. What cannot be read gives none: it is no reason not to publish.
@@ -237,9 +275,9 @@ impl<'a> Work for Comparing<'a> {
     }
 }
 
-/// A file outside whose bytes some version is said to have.
+/// A file whose bytes some version is said to have.
 struct Found<'t, 'k> {
-    file: &'t PayloadFile,
+    path: &'t PayloadPath,
     digest: Digest,
     places: &'k [Published],
 }
@@ -247,7 +285,8 @@ struct Found<'t, 'k> {
 /// Puts published files into the staging, and reads them there.
 struct Placing<'t, 'k> {
     staging: &'k Staging,
-    tree: &'t Tree,
+    /// The folder outside that has the files; without one, a file keeps the `x` bits of the published one.
+    tree: Option<&'t Tree>,
     /// As in [`KnownFiles`], and those that were made here.
     names: Mutex<HashMap<FileId, u64>>,
     /// Found out with the first file: it is true of the whole store.
@@ -270,18 +309,26 @@ impl Stream for Placed {
     }
 }
 
-impl Placing<'_, '_> {
+impl<'t, 'k> Placing<'t, 'k> {
+    fn new(staging: &'k Staging, tree: Option<&'t Tree>, names: HashMap<FileId, u64>) -> Self {
+        let (cannot_reflink, readable) = (AtomicBool::new(false), OnceLock::new());
+        Self { staging, tree, names: Mutex::new(names), cannot_reflink, readable }
+    }
+
     /// Takes the file from the first place, from `first` on, that lets it be taken.
     fn place(&self, found: &Found<'_, '_>, first: usize) -> Result<Option<Placed>, StoreError> {
-        let failed = |e: io::Error| self.staging.failed("share", &found.file.path, e);
-        let source = self.tree.open(&found.file.path)?;
-        let executable = rustix::fs::fstat(&source).map_err(|e| failed(e.into()))?.st_mode & 0o111;
+        let failed = |e: io::Error| self.staging.failed("share", found.path, e);
+        let executable = |file: &File| -> Result<u32, StoreError> {
+            Ok(rustix::fs::fstat(file).map_err(|e| failed(e.into()))?.st_mode & 0o111)
+        };
+        let outside = self.tree.map(|tree| executable(&tree.open(found.path)?)).transpose()?;
         for (place, published) in found.places.iter().enumerate().skip(first) {
             let Ok(published) = published.open(self.staging) else { continue };
-            if let Some(clone) = self.reflinked(&published, &found.file.path, executable).map_err(failed)? {
+            let executable = outside.map_or_else(|| executable(&published), Ok)?;
+            if let Some(clone) = self.reflinked(&published, found.path, executable).map_err(failed)? {
                 return Ok(Some(Placed { file: clone, place, hard_linked: false }));
             }
-            if self.hard_linked(&published, &found.file.path, executable).map_err(failed)? {
+            if self.hard_linked(&published, found.path, executable).map_err(failed)? {
                 return Ok(Some(Placed { file: published, place, hard_linked: true }));
             }
         }
@@ -351,7 +398,7 @@ impl<'t, 'k> Work for Placing<'t, 'k> {
         mut placed: Placed,
         mut read: io::Result<(Digest, u64)>,
     ) -> Result<Option<FileEntry>, StoreError> {
-        let path = &found.file.path;
+        let path = found.path;
         loop {
             match read {
                 Ok((digest, _)) if digest == found.digest => {

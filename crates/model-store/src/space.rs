@@ -45,8 +45,8 @@ impl ModelStore {
 }
 
 impl Staging {
-    /// Refuses what will not fit, before its first byte is written.
-    pub(crate) fn ensure_room(&self, sizes: impl Iterator<Item = u64>) -> Result<(), StoreError> {
+    /// Refuses what will not fit, before its first byte is written: files of the given sizes, in bytes.
+    pub fn ensure_room(&self, sizes: impl Iterator<Item = u64>) -> Result<(), StoreError> {
         let on_disk = |size: u64| {
             size.checked_next_multiple_of(BLOCK_BYTES).map(|size| size.saturating_add(OVERHEAD_BYTES))
         };

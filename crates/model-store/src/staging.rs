@@ -1,6 +1,6 @@
 //! The staging directory: a version in the making, owned by one writer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,9 +12,10 @@ use crate::dir;
 use crate::durable;
 use crate::error::StoreError;
 use crate::holder::flock_holder;
+use crate::incoming;
 use crate::layout::{AgentDir, LOCK_FILE, Place, VERSIONS_DIR, c_name, open_root};
 use crate::lock::{AgentLock, Flock};
-use crate::manifest::FileEntry;
+use crate::manifest::{FileEntry, LinkEntry};
 use crate::names::{AgentName, PayloadPath, RefName, VersionName};
 use crate::outside::Taken;
 use crate::payload::Stamp;
@@ -42,6 +43,8 @@ pub struct Staging {
     known: Mutex<HashMap<PayloadPath, Known>>,
     /// Files outside that this version is another name of, or will be the only one.
     pub(crate) taken: Mutex<Vec<Taken>>,
+    /// Files that have another name among those on their way, which goes once the version is published.
+    adopted: Mutex<BTreeSet<PayloadPath>>,
 }
 
 /// A file whose digest is known because its bytes came through this staging.
@@ -138,6 +141,7 @@ impl Staging {
             made_agent: false,
             known: Mutex::default(),
             taken: Mutex::default(),
+            adopted: Mutex::default(),
         })
     }
 
@@ -214,6 +218,23 @@ impl Staging {
         std::mem::take(&mut *self.known.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    pub(crate) fn note_adopted(&self, path: &PayloadPath) {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+    }
+
+    /// The files whose other name goes away.
+    pub(crate) fn adopted(&self) -> BTreeSet<PayloadPath> {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes a symbolic link of the payload. [`finalize`](Self::finalize) refuses one that leads out of the
+    /// version.
+    pub fn link(&self, link: &LinkEntry) -> Result<(), StoreError> {
+        let parent = self.parent_of(&link.path)?;
+        durable::make_link(&link.target, parent.as_fd(), link.path.file_name())
+            .map_err(|e| self.failed("make the link", &link.path, e))
+    }
+
     pub(crate) fn failed(
         &self,
         action: &'static str,
@@ -254,6 +275,7 @@ fn remove_empty_agent(store: &ModelStore, name: &AgentName) {
     let Ok(Some(_lock)) = AgentLock::acquire(&agent, Duration::ZERO, &Progress::none()) else {
         return;
     };
+    incoming::remove_if_empty(agent.handle());
     let is_own = |entry: &dir::Entry| *entry.name == *c".lock" || *entry.name == *c"versions";
     let only_own = dir::entries(agent.handle()).is_ok_and(|entries| entries.iter().all(is_own));
     let no_version =

@@ -75,6 +75,11 @@ impl Meter {
         }
     }
 
+    /// What draws, and what is raised on request, for work that counts as it goes.
+    pub(crate) fn parts(&self) -> (ProgressBar, Arc<AtomicBool>) {
+        (self.bar.clone(), self.stop.clone())
+    }
+
     /// Prints something while the bar is out of the way.
     pub(crate) fn clear_for<T>(&self, print: impl FnOnce() -> T) -> T {
         self.bar.suspend(print)
