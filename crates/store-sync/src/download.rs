@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use model_store::{Digest, IncomingFile};
 use object_store::path::Path;
-use object_store::{Error, GetOptions, GetRange, ObjectStore};
+use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::task::JoinHandle;
 
 use crate::error::SyncError;
@@ -142,7 +142,16 @@ pub(crate) async fn range_of(
     };
     let wanted = range.end - range.start;
     let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
-    let got = store.get_opts(&path, options).await.map_err(passing)?;
+    let got = match store.get_opts(&path, options).await {
+        Ok(got) => got,
+        Err(e) => {
+            // A range beyond the end is refused in many ways: the size says whether it was that.
+            return Err(match store.head(&path).await {
+                Ok(meta) if meta.size != size => Stumble::Size(meta.size),
+                _ => passing(e),
+            });
+        }
+    };
     if got.meta.size != size {
         return Err(Stumble::Size(got.meta.size));
     }
