@@ -7,7 +7,7 @@ export HUB_PYTHON ?= $(CURDIR)/target/hub-python/bin/python
 export SIGNING_PYTHON ?= $(CURDIR)/target/signing-python/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools test-tools hub-python signing-python torture runtimes models fuzz cuda-check bench bench-peers clean-demo
+.PHONY: help demo test ci lint doc setup build-tools test-tools s3-server cluster-test hub-python signing-python torture runtimes models fuzz cuda-check bench bench-peers clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -21,7 +21,7 @@ help: ## this list
 demo: setup ## everything from nothing: toy store, an fp16 engine for the analyst, three texts classified and embedded
 	@scripts/demo
 
-test: setup test-tools hub-python signing-python models lint ## all set-up, fmt, clippy, documentation, every test that needs no GPU
+test: setup test-tools s3-server hub-python signing-python models lint ## all set-up, fmt, clippy, documentation, every test that needs no GPU
 	cargo test --workspace --no-fail-fast
 
 torture: build-tools test-tools ## every crash point, error, power cut, and an hour of crowd (CROWD_SECONDS=3600); as root, for the mounts
@@ -55,6 +55,12 @@ runtimes: ## ONNX Runtime and TensorRT-RTX into .runtimes/, pinned by hash
 test-tools: ## strace, xfsprogs and btrfs-progs, which the crash tests cut with, and promtool; without them tests skip and say so
 	@scripts/test-tools
 
+s3-server: ## s3s-fs into target/s3-server, an S3 server that pushing and pulling are tested against
+	@scripts/s3-server
+
+cluster-test: build-tools ## ten hosts over three nodes of Garage, with a node stopped and a link cut; compiles Garage once
+	@scripts/cluster-test
+
 hub-python: ## the real huggingface_hub into target/hub-python, which fetching is tested against
 	@scripts/hub-python
 
@@ -68,7 +74,8 @@ models: ## all-MiniLM-L6-v2 into .models/, the real model that tests run on
 cuda-check: build-tools ## compile model-loader for CUDA, kernels and all, with a compiler from the Python package index; no GPU
 	@scripts/cuda-check
 
-bench: runtimes models bench-peers ## every benchmark in release mode: lines on stdout, JSON and plots in target/bench/
+bench: runtimes models bench-peers s3-server ## every benchmark in release mode: lines on stdout, JSON and plots in target/bench/
+	cargo build --release -p store-cli
 	cargo run --release -p store-bench
 
 bench-peers: target/bench/venv/.done target/bench/optimum/.done ## the Python libraries that rows are measured against, into target/bench/

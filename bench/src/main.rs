@@ -13,6 +13,7 @@ mod input;
 mod pairs;
 mod plot;
 mod rows;
+mod sync;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -10,7 +10,7 @@ use model_store::{AgentName, FinalizeOptions, ImportOptions, ModelStore, Transfe
 
 use crate::input::{random_files, settle, warm};
 use crate::pairs::{Measured, timed};
-use crate::{build, embed, export};
+use crate::{build, embed, export, sync};
 
 /// The way of working that the store replaces.
 const HELPER: &str = include_str!("../peers/python_helper.py");
@@ -56,6 +56,13 @@ pub(crate) const ROWS: &[Row] = &[
         peer: "os.readlink and Path.resolve",
         at_least: 10.0,
         measure: resolve,
+    },
+    Row {
+        name: "sync",
+        work: "push and pull of 2 GiB of which a tenth changed, durable and checked",
+        peer: "rclone sync --checksum, and sync",
+        at_least: 1.0,
+        measure: sync::measure,
     },
     Row {
         name: "export",

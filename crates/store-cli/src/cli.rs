@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 use model_store::{DEFAULT_ROOT, ModelStore, StoreError};
 
 use crate::commands::{
-    activate, completions, diff, doctor, gc, history, keygen, ls, man, metrics, path, policy, publish, refs,
-    repair, rollback, show, sign, tag, untag, verify, watch,
+    activate, completions, diff, doctor, gc, history, keygen, ls, man, metrics, path, policy, publish, pull,
+    push, refs, remote, repair, rollback, show, sign, sync, tag, untag, verify, watch,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -28,6 +28,8 @@ Examples:
   model-store rollback scout                      back to what was current before
   model-store verify                              compare every file with its manifest
   model-store gc --all --dry-run                  what could be retired, and why
+  model-store push scout --remote s3://models     send it to an object store, for every other host
+  model-store sync --all --follow 30s             on those hosts: keep in step
   model-store doctor                              what is wrong with the store or its host
 
 Exit codes:
@@ -95,6 +97,10 @@ pub(crate) enum Command {
     Sign(sign::Args),
     Policy(policy::Args),
     Watch(watch::Args),
+    Push(push::Args),
+    Pull(pull::Args),
+    Sync(sync::Args),
+    Remote(remote::Args),
     Metrics(metrics::Args),
     Completions(completions::Args),
     Man(man::Args),

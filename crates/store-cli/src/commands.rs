@@ -13,11 +13,15 @@ pub(crate) mod metrics;
 pub(crate) mod path;
 pub(crate) mod policy;
 pub(crate) mod publish;
+pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod refs;
+pub(crate) mod remote;
 pub(crate) mod repair;
 pub(crate) mod rollback;
 pub(crate) mod show;
 pub(crate) mod sign;
+pub(crate) mod sync;
 pub(crate) mod tag;
 pub(crate) mod untag;
 pub(crate) mod verify;
@@ -47,6 +51,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Sign(args) => sign::run(&cli.global, &args),
         Command::Policy(args) => policy::run(&cli.global, &args),
         Command::Watch(args) => watch::run(&cli.global, &args),
+        Command::Push(args) => push::run(&cli.global, &args),
+        Command::Pull(args) => pull::run(&cli.global, &args),
+        Command::Sync(args) => sync::run(&cli.global, &args),
+        Command::Remote(args) => remote::run(&cli.global, &args),
         Command::Metrics(args) => metrics::run(&cli.global, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

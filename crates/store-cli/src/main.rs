@@ -6,14 +6,17 @@ mod commands;
 mod human;
 mod meter;
 mod moved;
+mod notify;
 mod out;
 mod prometheus;
+mod remotes;
 mod scrub;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use model_store::{KeyError, NameError, StoreError, exit};
+use store_sync::SyncError;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -40,13 +43,15 @@ fn report(error: &anyhow::Error) -> u8 {
         return exit::OK;
     }
     let store_error = error.downcast_ref::<StoreError>();
-    if let Some(StoreError::Interrupted) = store_error {
+    let sync_error = error.downcast_ref::<SyncError>();
+    if let (Some(StoreError::Interrupted), _) | (_, Some(SyncError::Stopped)) = (store_error, sync_error) {
         out::plain_error(&error.to_string());
     } else {
         out::error(error);
     }
     store_error
         .map(StoreError::exit_code)
+        .or_else(|| sync_error.map(SyncError::exit_code))
         .or_else(|| error.downcast_ref::<NameError>().map(NameError::exit_code))
         .or_else(|| error.downcast_ref::<KeyError>().map(code_of_key))
         .unwrap_or(exit::FAILURE)

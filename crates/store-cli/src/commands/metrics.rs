@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use jiff::{SignedDuration, Timestamp};
 use model_store::{Action, AgentName, ModelStore, Policy, Record, StoreError, Verdict, exit};
+use store_sync::Seen;
 
 use crate::cli::Global;
 use crate::prometheus::Family;
@@ -205,6 +206,7 @@ fn collect(store: &ModelStore) -> anyhow::Result<Vec<Family>> {
     }
     let mut families: Vec<Family> = per_agent.families().into();
     families.extend(candidates(store, &readable));
+    families.extend(in_step(store, &readable, now));
     let space = store.space()?;
     let gauge = Family::gauge;
     families.extend([
@@ -244,6 +246,46 @@ fn candidates(store: &ModelStore, agents: &[AgentName]) -> Vec<Family> {
     }
     let bytes = Family::gauge("model_store_gc_candidate_bytes", "What gc would free.");
     vec![versions, bytes.with(plan.bytes_to_free as f64)]
+}
+
+/// How far agents are behind their fleets, by what `pull`, `push` and `sync` noted.
+fn in_step(store: &ModelStore, agents: &[AgentName], now: Timestamp) -> [Family; 7] {
+    let (gauge, counter) = (Family::gauge, Family::counter);
+    let mut serials =
+        gauge("model_store_sync_lag_serials", "Moves of the remote's pointer not followed yet.");
+    let mut lag = gauge(
+        "model_store_sync_lag_seconds",
+        "Since when the oldest of them is not followed; 0 where this host is in step.",
+    );
+    let mut contact = gauge("model_store_sync_contact_timestamp_seconds", "When the remote answered last.");
+    let mut ok = gauge("model_store_sync_ok", "Whether the last look at the remote went well.");
+    let mut failures = counter("model_store_sync_failures_total", "Looks at the remote that failed.");
+    let mut received = counter("model_store_sync_received_bytes_total", "Bytes that came from the remote.");
+    let mut sent = counter("model_store_sync_sent_bytes_total", "Bytes that went to the remote.");
+    for agent in agents {
+        for remote in store.noted_remotes(agent).unwrap_or_default() {
+            let seen = match store.remote_note::<Seen>(agent, &remote) {
+                Ok(Some(seen)) => seen,
+                Ok(None) => continue,
+                Err(e) => {
+                    out::warning(human::harmless(&human::with_causes(&e)));
+                    continue;
+                }
+            };
+            let labels = [("agent", agent.as_str()), ("remote", seen.remote.as_str())];
+            serials.add(&labels, seen.serial.saturating_sub(seen.applied_serial) as f64);
+            let behind = seen.behind_since.map_or(0.0, |since| now.duration_since(since).as_secs_f64());
+            lag.add(&labels, behind.max(0.0).round());
+            if let Some(at) = seen.contact {
+                contact.add(&labels, seconds(at));
+            }
+            ok.add(&labels, f64::from(u8::from(seen.trouble.is_none())));
+            failures.add(&labels, seen.failures as f64);
+            received.add(&labels, seen.received_bytes as f64);
+            sent.add(&labels, seen.sent_bytes as f64);
+        }
+    }
+    [serials, lag, contact, ok, failures, received, sent]
 }
 
 /// How the store grew.

@@ -98,7 +98,8 @@ fn is_end(error: &SyncError) -> bool {
 }
 
 pub(crate) fn in_words(pulled: &Pulled) -> String {
-    let Pulled { agent, version, previous, activated, new, serial, received_bytes, shared_bytes, .. } = pulled;
+    let Pulled { agent, version, previous, activated, new, serial, received_bytes, shared_bytes, .. } =
+        pulled;
     let serial = serial.map_or_else(String::new, |serial| format!("   serial {serial}"));
     let bytes = match new {
         true => {

@@ -75,9 +75,11 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
                     pushed.push(one);
                 }
                 // Of many, one that cannot go must not keep the others.
-                Err(e @ (SyncError::NotPushable { .. } | SyncError::Different { .. } | SyncError::Rotten { .. }))
-                    if agents.len() > 1 || args.every_version =>
-                {
+                Err(
+                    e @ (SyncError::NotPushable { .. }
+                    | SyncError::Different { .. }
+                    | SyncError::Rotten { .. }),
+                ) if agents.len() > 1 || args.every_version => {
                     meter.clear_for(|| out::warning(human::harmless(&human::with_causes(&e))));
                     code = human::worst([code, e.exit_code()].into_iter());
                 }
@@ -93,11 +95,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
 }
 
 /// The versions of an agent that are to go, and whether the pointer goes with them. The current one is the last.
-fn chosen(
-    store: &ModelStore,
-    agent: &AgentName,
-    args: &Args,
-) -> anyhow::Result<Vec<(VersionName, bool)>> {
+fn chosen(store: &ModelStore, agent: &AgentName, args: &Args) -> anyhow::Result<Vec<(VersionName, bool)>> {
     if let Some(version) = &args.version {
         return Ok(vec![(version.clone(), true)]);
     }
@@ -133,7 +131,9 @@ fn print(remote: &Remote, pushed: &Pushed) -> anyhow::Result<()> {
         let serial = pointer.serial;
         match moved {
             true => writeln!(out, "{agent} → {version} at {}   (serial {serial})", remote.address())?,
-            false => writeln!(out, "{agent} is at {version} at {} already   (serial {serial})", remote.address())?,
+            false => {
+                writeln!(out, "{agent} is at {version} at {} already   (serial {serial})", remote.address())?
+            }
         }
     }
     Ok(())

@@ -169,7 +169,8 @@ impl Follower<'_> {
                     let error = human::with_causes(&e);
                     if self.trouble.insert(agent.clone(), error.clone()).as_ref() != Some(&error) {
                         let again_in_seconds = again.map(|pause| pause.as_secs_f64().round());
-                        let failed = What::Failed { step: "failed", error, code: e.exit_code(), again_in_seconds };
+                        let failed =
+                            What::Failed { step: "failed", error, code: e.exit_code(), again_in_seconds };
                         self.tell(&agent, seconds, failed)?;
                     }
                 }
@@ -191,10 +192,13 @@ impl Follower<'_> {
             What::Step(Step::Followed(pulled)) => {
                 writeln!(out, "{at}  {}   {seconds:.1} s", pull::in_words(pulled))?;
             }
-            What::Step(Step::InStep { serial }) => writeln!(out, "{at}  {agent} is in step   serial {serial}")?,
+            What::Step(Step::InStep { serial }) => {
+                writeln!(out, "{at}  {agent} is in step   serial {serial}")?
+            }
             What::Step(Step::Nothing) => writeln!(out, "{at}  {agent}: the fleet has no version yet")?,
             What::Failed { error, again_in_seconds, .. } => {
-                let again = again_in_seconds.map_or_else(String::new, |seconds| format!("; again in {seconds} s"));
+                let again =
+                    again_in_seconds.map_or_else(String::new, |seconds| format!("; again in {seconds} s"));
                 out::warning(format_args!("{at}  {agent}: {}{again}", human::harmless(&error)));
             }
         }

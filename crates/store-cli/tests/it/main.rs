@@ -12,6 +12,7 @@ mod man;
 mod metrics;
 mod mistakes;
 mod pointers;
+mod remotes;
 mod repair;
 mod signing;
 mod transcript;

@@ -7,6 +7,7 @@
 )]
 
 mod child;
+mod cluster;
 mod collecting;
 mod damage;
 mod faults;

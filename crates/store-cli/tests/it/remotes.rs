@@ -1,0 +1,138 @@
+//! `push`, `pull`, `sync` and `remote`, over a folder.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use crate::desk::{Desk, Run};
+
+/// A desk with `scout/v1`, and a remote that is made.
+fn desk() -> Desk {
+    let desk = Desk::with_v1();
+    let made = desk.run(&["remote", "init", "--remote", "bucket"]).ok();
+    assert!(made.starts_with("made file://"), "{made}");
+    assert!(made.contains("take turns by a lease"), "{made}");
+    desk
+}
+
+/// Runs a command on another host, whose store is of its own.
+fn elsewhere(desk: &Desk, arguments: &[&str]) -> Run {
+    let root = desk.folder().with_file_name("elsewhere");
+    fs::create_dir_all(&root).unwrap();
+    let output = desk
+        .command(arguments)
+        .env("MODEL_STORE_ROOT", root)
+        .env("MODEL_STORE_REMOTE", "bucket")
+        .output()
+        .unwrap();
+    Run::of(&format!("elsewhere {arguments:?}"), &output)
+}
+
+#[test]
+fn a_version_goes_from_host_to_host() {
+    let desk = desk();
+    let pushed = desk.run(&["push", "scout", "--remote", "bucket"]).ok();
+    assert!(pushed.contains("pushed scout/v1") && pushed.contains("(serial 1)"), "{pushed}");
+    let pulled = elsewhere(&desk, &["pull", "scout"]).ok();
+    assert!(pulled.contains("scout → v1   serial 1") && pulled.contains("7 B came"), "{pulled}");
+    assert!(elsewhere(&desk, &["verify"]).ok().contains("ok"));
+    let listed = elsewhere(&desk, &["remote", "ls"]).ok();
+    assert!(listed.contains("scout") && listed.contains("serial 1"), "{listed}");
+    assert!(elsewhere(&desk, &["remote", "check"]).ok().contains("all is well"));
+    assert!(elsewhere(&desk, &["remote", "verify"]).ok().contains("7 B read"));
+    assert!(elsewhere(&desk, &["remote", "gc"]).ok().contains("0 blobs went"));
+
+    desk.publish("scout", "v2");
+    let pushed = desk.run(&["push", "scout", "--remote", "bucket", "--json"]).json();
+    assert_eq!((&pushed[0]["sent_blobs"], &pushed[0]["pointer"]["serial"]), (&1.into(), &2.into()));
+    let step = elsewhere(&desk, &["sync", "--all", "--json"]).json();
+    assert_eq!(
+        (&step["step"], &step["version"], &step["previous"]),
+        (&"followed".into(), &"v2".into(), &"v1".into())
+    );
+    let step = elsewhere(&desk, &["sync", "--agent", "scout"]).ok();
+    assert!(step.contains("scout is in step   serial 2"), "{step}");
+    let metrics = elsewhere(&desk, &["metrics"]).ok();
+    for (name, expected) in [("lag_serials", "0"), ("lag_seconds", "0"), ("ok", "1"), ("failures_total", "0")]
+    {
+        let line = metrics.lines().find(|line| line.starts_with(&format!("model_store_sync_{name}{{")));
+        assert!(line.is_some_and(|line| line.ends_with(&format!(" {expected}"))), "{name} in\n{metrics}");
+    }
+}
+
+#[test]
+fn mistakes_have_their_codes() {
+    let desk = desk();
+    let rows: [(&[&str], i32, &str); 9] = [
+        (&["push", "scout"], 2, "--remote"),
+        (&["push", "--remote", "bucket"], 2, "AGENT"),
+        (&["push", "scout", "--remote", "s3://key:hunter2@models"], 2, "must not contain a name or password"),
+        (&["push", "scout", "--remote", "nowhere"], 3, "remote init"),
+        (&["push", "scot", "--remote", "bucket"], 3, "did you mean scout"),
+        (&["push", "scout", "--remote", "http://127.0.0.1:1/x"], 2, "for reading only"),
+        (&["pull", "scout", "--remote", "bucket"], 3, "has no agent scout"),
+        (
+            &["pull", "scout", "--remote", "http://127.0.0.1:1/x", "--patience", "200ms"],
+            8,
+            "could not read store.json",
+        ),
+        (&["sync", "--remote", "bucket"], 2, "--agent"),
+    ];
+    for (arguments, code, says) in rows {
+        let run = desk.run(arguments).ended(code);
+        assert!(run.stderr.contains(says), "{arguments:?}: {}", run.stderr);
+        assert!(!run.stderr.contains("hunter2"), "{arguments:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_service_says_how_it_is() {
+    let desk = desk();
+    desk.run(&["push", "scout", "--remote", "bucket"]).ok();
+    let socket = desk.folder().with_file_name("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let root = desk.folder().with_file_name("elsewhere");
+    fs::create_dir_all(&root).unwrap();
+    let mut service = desk
+        .command(&["sync", "--all", "--follow", "100ms", "--json"])
+        .env("MODEL_STORE_ROOT", &root)
+        .env("MODEL_STORE_REMOTE", "bucket")
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "200000")
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(service.stdout.take().unwrap()).lines();
+    let mut line = || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let first = line();
+    assert_eq!((&first["step"], &first["version"]), (&"followed".into(), &"v1".into()));
+    desk.publish("scout", "v2");
+    desk.run(&["push", "scout", "--remote", "bucket"]).ok();
+    let second = line();
+    assert_eq!((&second["version"], &second["activated"]), (&"v2".into(), &true.into()));
+    // The remote goes away, is missed once, and comes back.
+    let bucket = desk.folder().with_file_name("bucket");
+    fs::rename(&bucket, bucket.with_file_name("gone")).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    fs::rename(bucket.with_file_name("gone"), &bucket).unwrap();
+    desk.publish("scout", "v3");
+    desk.run(&["push", "scout", "--remote", "bucket"]).ok();
+    let begun = Instant::now();
+    while line()["version"] != "v3" {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
+    let pid = rustix::process::Pid::from_raw(service.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(service.wait().unwrap().code(), Some(0));
+    let mut said = String::new();
+    let mut message = [0; 4096];
+    while !said.contains("STOPPING=1") {
+        let length = manager.recv(&mut message).unwrap();
+        said.push_str(&String::from_utf8_lossy(&message[..length]));
+        said.push('\n');
+    }
+    for word in ["READY=1", "WATCHDOG=1", "STATUS=in step with file://", "STOPPING=1"] {
+        assert!(said.contains(word), "{word} in {said}");
+    }
+}
