@@ -94,7 +94,7 @@ pub use incoming::{Incoming, IncomingFile};
 pub use list::{AgentEntry, StagingEntry};
 pub use manifest::{CHECKSUM_ALGORITHM, FORMAT, FileEntry, Generation, LinkEntry, Manifest};
 /// What signs a version, and what checks that; see the crate `model-signing`.
-pub use model_signing::{Fingerprint, KeyError, SigningKey, VerifyingKey};
+pub use model_signing::{Fingerprint, KeyError, MAX_BUNDLE_BYTES, SigningKey, VerifyingKey};
 pub use names::{
     AgentName, MANIFEST_FILE, MAX_NAME_BYTES, MAX_PAYLOAD_PATH_BYTES, NameError, PayloadPath, RefName,
     Selector, VersionName,

@@ -6,8 +6,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use model_store::{
-    Activation, AgentName, Digest, FileEntry, FinalizeOptions, Incoming, Manifest, ModelStore, MoveOptions,
-    Staging, VersionName,
+    Activation, AgentName, Current, Digest, FileEntry, FinalizeOptions, Incoming, MAX_BUNDLE_BYTES, Manifest,
+    ModelStore, MoveOptions, NewSignature, SignatureState, Staging, VersionName,
 };
 use serde::Serialize;
 
@@ -104,7 +104,7 @@ impl Remote {
 
     /// The signature beside a version's manifest.
     pub fn signature(&self, agent: &AgentName, version: &VersionName) -> Result<Option<Vec<u8>>, SyncError> {
-        Ok(self.read(&layout::signature(agent, version), MAX_MANIFEST_BYTES)?.map(|object| object.bytes))
+        Ok(self.read(&layout::signature(agent, version), MAX_BUNDLE_BYTES as u64)?.map(|object| object.bytes))
     }
 
     pub(crate) fn bring(
@@ -132,6 +132,11 @@ impl Remote {
                 signature: signature.as_deref(),
             },
         )?;
+        let policy = store.signature_policy()?;
+        let state = policy.judge(agent, version, &json, signature.as_deref());
+        if let Some(caution) = policy.admit(agent, version, &state)? {
+            tracing::warn!(%agent, %version, "{caution}");
+        }
         let mut pulled = Pulled {
             agent: agent.clone(),
             version: version.clone(),
@@ -157,7 +162,7 @@ impl Remote {
                     what: format!("its checksum is {}, here it is {}", manifest.checksum, here.checksum()),
                 });
             }
-            Some(_) => {}
+            Some(here) => adopt_signature(&store, &here, signature.as_deref(), &state)?,
             None => {
                 let staging = store.stage_new(agent, version).map_err(SyncError::of_store)?;
                 let activation = Activation::Keep;
@@ -166,6 +171,7 @@ impl Remote {
                     activation,
                     actor: None,
                     reason: Some(reason.clone()),
+                    signature: signature.map_or(NewSignature::None, NewSignature::Take),
                     ..FinalizeOptions::default()
                 };
                 staging.finalize_as(&json, options).map_err(SyncError::of_store)?;
@@ -279,4 +285,25 @@ struct Came {
     incoming: Incoming,
     shared_bytes: u64,
     received_bytes: u64,
+}
+
+/// A version that is here already gets the signature that was made since, unless it has one that counts and the new one
+/// does not.
+fn adopt_signature(
+    store: &ModelStore,
+    here: &Current,
+    signature: Option<&[u8]>,
+    state: &SignatureState,
+) -> Result<(), SyncError> {
+    let Some(signature) = signature else { return Ok(()) };
+    let (agent, version) = (here.agent(), here.version());
+    match here.signature()? {
+        Some(ours) if ours == signature => return Ok(()),
+        Some(_) if !matches!(state, SignatureState::Signed { .. }) => {
+            tracing::warn!(%agent, %version, ?state, "the remote's signature does not count; ours stays");
+            return Ok(());
+        }
+        _ => {}
+    }
+    store.put_signature(agent, version, signature).map_err(SyncError::of_store)
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use model_store::{
-    AgentName, Current, Digest, Generation, MANIFEST_FILE, ModelStore, PayloadPath, VersionName,
+    AgentName, Current, Digest, Generation, MANIFEST_FILE, MAX_BUNDLE_BYTES, ModelStore, PayloadPath,
+    VersionName,
 };
 use object_store::{ObjectStoreExt, PutMode};
 use serde::Serialize;
@@ -39,8 +40,6 @@ pub struct PushOptions {
     pub expires: Option<Duration>,
     /// Who, for the pointer.
     pub who: String,
-    /// The version's signature, which lies beside its manifest.
-    pub signature: Option<Vec<u8>>,
 }
 
 /// A version that was pushed.
@@ -76,7 +75,7 @@ struct Blob<'a> {
 }
 
 impl Remote {
-    /// Pushes a version: what the remote has already is not sent again, so a push that was broken off goes on
+    /// Pushes a version and its signature: what the remote has already is not sent again, so a push that was broken off goes on
     /// where it stopped, blob by blob. Every byte is hashed on its way: a rotten file is not sent.
     pub fn push(
         &self,
@@ -91,6 +90,7 @@ impl Remote {
         // An alias is pushed as what it leads to.
         let agent = current.agent();
         let json = manifest_of(&current)?;
+        let signature = current.signature()?;
         let seen = self.seen(store, agent)?;
         let puts = self.store_file()?.conditional_puts;
         let mark = Mark::set(self, Marks::Push, &options.who)?;
@@ -109,7 +109,7 @@ impl Remote {
             sent_blobs += missing.len();
             sent_bytes += sent;
             if round == 0 {
-                if let Some(signature) = &options.signature {
+                if let Some(signature) = &signature {
                     self.put_signature(agent, version, signature)?;
                 }
                 if !there {
@@ -267,7 +267,7 @@ impl Remote {
     }
 
     /// Puts a version's signature beside its manifest, instead of the one before.
-    pub fn put_signature(
+    fn put_signature(
         &self,
         agent: &AgentName,
         version: &VersionName,
@@ -275,7 +275,7 @@ impl Remote {
     ) -> Result<(), SyncError> {
         self.ensure_writable()?;
         let path = layout::signature(agent, version);
-        match self.read(&path, MAX_MANIFEST_BYTES)? {
+        match self.read(&path, MAX_BUNDLE_BYTES as u64)? {
             Some(there) if there.bytes == signature => Ok(()),
             _ => self.put(&path, signature.to_vec(), PutMode::Overwrite),
         }

@@ -60,7 +60,6 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
         over: args.over,
         expires: args.expires,
         who: who(),
-        signature: None,
     };
     let mut code = exit::OK;
     let mut pushed = Vec::new();

@@ -20,5 +20,6 @@ mod proxy;
 
 mod roundtrip;
 mod server;
+mod signed;
 
 mod world;

@@ -149,16 +149,3 @@ fn what_cannot_go_is_refused() {
     let opened = Remote::open(empty.address(), crate::world::options());
     assert_refused("no folder", opened, exit::NOT_FOUND, "remote init");
 }
-
-#[test]
-fn a_signature_travels_beside_its_manifest() {
-    let world = World::new();
-    let here = world.host("here");
-    let remote = world.remote();
-    publish(&here, "scout/v1", &[("a", b"one")]);
-    let signature = Some(b"{\"signed\": true}".to_vec());
-    let options = PushOptions { signature: signature.clone(), ..PushOptions::default() };
-    push_with(&remote, &here, "scout/v1", &options).unwrap();
-    assert_eq!(remote.signature(&agent("scout"), &version("v1")).unwrap(), signature);
-    assert_eq!(remote.versions(&agent("scout")).unwrap(), [version("v1")], "it is no version");
-}
