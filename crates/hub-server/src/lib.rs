@@ -34,6 +34,7 @@ mod cdn;
 pub mod faults;
 mod folder;
 mod pages;
+mod patient;
 mod range;
 mod route;
 mod server;

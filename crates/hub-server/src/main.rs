@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use hub_server::{CatalogueError, Config, Rules, ServeError, Server};
@@ -44,6 +45,10 @@ struct Cli {
     #[arg(long, value_name = "ADDRESS")]
     cdn: Option<SocketAddr>,
 
+    /// Give a connection up whose client takes nothing of an answer for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    takes_within: u64,
+
     /// How clients reach the second address [default: `http://` and ADDRESS]
     #[arg(long, value_name = "URL", requires = "cdn")]
     cdn_url: Option<String>,
@@ -72,6 +77,7 @@ fn serve(cli: Cli) -> Result<(), (u8, anyhow::Error)> {
         folders: cli.folder,
         store: cli.store,
         rules: rules.map_err(|error| (exit::USAGE, error.into()))?.unwrap_or_default(),
+        takes_within: Duration::from_secs(cli.takes_within),
     };
     let server = Server::start(config).map_err(|error| (exit_code(&error), error.into()))?;
     let said = writeln!(io::stdout(), "{}", server.url()).and_then(|()| io::stdout().flush());

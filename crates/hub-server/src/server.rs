@@ -20,10 +20,13 @@ use crate::answer::{Refusal, without_body};
 use crate::body::Body;
 use crate::catalogue::{Catalogue, CatalogueError};
 use crate::cdn::Cdn;
+use crate::patient::Patient;
 use crate::service::{Ask, Service, Side};
 
 /// How long a client may take to say what it wants.
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+/// How long a client may take nothing of an answer, unless the configuration says otherwise.
+const TAKES_WITHIN: Duration = Duration::from_mins(1);
 
 /// What is served, and where.
 #[derive(Clone, Debug)]
@@ -40,12 +43,22 @@ pub struct Config {
     pub store: Option<PathBuf>,
     /// Who may read what.
     pub rules: Rules,
+    /// How long a client may take nothing of an answer before the connection is given up; a minute by default.
+    pub takes_within: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self { listen, cdn: None, cdn_url: None, folders: Vec::new(), store: None, rules: Rules::default() }
+        Self {
+            listen,
+            cdn: None,
+            cdn_url: None,
+            folders: Vec::new(),
+            store: None,
+            rules: Rules::default(),
+            takes_within: TAKES_WITHIN,
+        }
     }
 }
 
@@ -109,6 +122,7 @@ impl Server {
         let service = Arc::new(Service { catalogue, rules: config.rules, cdn });
         let hall = Hall {
             service,
+            takes_within: config.takes_within,
             #[cfg(feature = "faults")]
             faults: Arc::default(),
         };
@@ -169,6 +183,7 @@ fn key() -> io::Result<[u8; 64]> {
 #[derive(Clone)]
 struct Hall {
     service: Arc<Service>,
+    takes_within: Duration,
     #[cfg(feature = "faults")]
     faults: Arc<crate::faults::Faults>,
 }
@@ -185,6 +200,7 @@ async fn accept(listener: TcpListener, hall: Hall, side: Side) {
             }
         };
         let hall = hall.clone();
+        let stream = Patient::new(stream, hall.takes_within);
         tokio::spawn(async move {
             let service = service_fn(|request| respond(request, hall.clone(), side));
             let served = http1::Builder::new()

@@ -332,3 +332,45 @@ fn bad_arguments() {
     check(&["--folder", folder, "--listen", "192.0.2.1:1"], 7, "cannot listen on");
     check(&["--folder", folder, "--listen", "here"], 2, "--listen");
 }
+
+/// A client that asks and then takes nothing would hold its connection and the open file for ever.
+#[test]
+fn who_takes_nothing_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("news/large");
+    fs::create_dir_all(&model).unwrap();
+    fs::write(model.join("config.json"), "{}").unwrap();
+    // More than the buffers of two sockets take.
+    let size = 64 << 20;
+    fs::File::create(model.join("model.safetensors")).unwrap().set_len(size).unwrap();
+    let root = folder.path().to_str().unwrap();
+    let server = Running::start(&["--folder", root, "--takes-within", "1"]);
+    let ask = || {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        let request =
+            "GET /news/large/resolve/main/model.safetensors HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let taken = |mut stream: TcpStream| {
+        let (mut taken, mut buffer) = (0_u64, vec![0; 1 << 20]);
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return taken,
+                Ok(some) => taken += some as u64,
+            }
+        }
+    };
+    // One that is only slow gets all of it. It takes more than a little at a time: less moves no window of TCP.
+    let mut slow = ask();
+    let mut first = vec![0; 4 << 20];
+    for _ in 0..6 {
+        slow.read_exact(&mut first).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    assert!(taken(slow) + 6 * (4 << 20) >= size);
+    let idle = ask();
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    let taken = taken(idle);
+    assert!(taken < size, "{taken} bytes came after all");
+}
