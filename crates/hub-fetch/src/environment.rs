@@ -67,6 +67,12 @@ impl Hub {
         Self { retry, ..self }
     }
 
+    /// Keeps what it gets in another cache than the environment's.
+    #[must_use]
+    pub fn with_cache(self, cache: PathBuf) -> Self {
+        Self { cache, ..self }
+    }
+
     /// Without a scheme's default port and a slash at the end: `https://huggingface.co`.
     #[must_use]
     pub fn endpoint(&self) -> &str {

@@ -144,17 +144,21 @@ pub enum FetchError {
         endpoint: String,
         /// Some of them.
         files: String,
+        /// The repository's own ONNX graph, which was not asked for.
+        graph: Option<String>,
     },
 
     /// The repository has no weights at all.
     #[error(
-        "{model_id} at {commit} has no *.safetensors; check that it is a model and not an adapter's or a data set's page"
+        "{model_id} at {commit} has no *.safetensors{}", no_weights(graph.as_deref())
     )]
     NoWeights {
         /// The model.
         model_id: String,
         /// The commit.
         commit: String,
+        /// The repository's own ONNX graph, which was not asked for.
+        graph: Option<String>,
     },
 
     /// What came is not what should have come, and came so again.
@@ -224,6 +228,13 @@ pub enum FetchError {
     /// The caller wished to stop. What is here is kept, and the next fetch goes on from it.
     #[error("stopped; what was downloaded is kept, and the next run goes on from there")]
     Stopped,
+}
+
+fn no_weights(graph: Option<&str>) -> String {
+    match graph {
+        Some(graph) => format!("; its weights are in {graph}, which was not asked for"),
+        None => "; check that it is a model and not an adapter's or a data set's page".to_owned(),
+    }
 }
 
 impl FetchError {

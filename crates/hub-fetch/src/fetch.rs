@@ -130,6 +130,7 @@ impl Hub {
             renamed_to: found.resolved.renamed_to.clone(),
             commit: found.resolved.commit.clone(),
             files: found.files.iter().map(file).collect::<Result<_, FetchError>>()?,
+            source: Source::Hub,
         })
     }
 
@@ -177,6 +178,7 @@ impl Hub {
             path,
             commit: commit.clone(),
             is_listed: true,
+            graph: found.listing.graph(),
             renamed_to: renamed_to.clone(),
             source: Source::Hub,
             downloaded_bytes: came,
@@ -223,6 +225,7 @@ impl Hub {
             path,
             commit,
             is_listed: listing.is_some(),
+            graph: listing.as_ref().and_then(Listing::graph),
             renamed_to: None,
             source: Source::Commit,
             downloaded_bytes: 0,
@@ -366,5 +369,6 @@ fn plan_of_snapshot(request: &Request, snapshot: &Snapshot) -> Plan {
         renamed_to: None,
         commit: snapshot.commit.clone(),
         files: snapshot.files.iter().map(file).collect(),
+        source: snapshot.source.clone(),
     }
 }

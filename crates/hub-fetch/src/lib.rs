@@ -23,6 +23,14 @@
 //! `HF_HUB_CACHE`, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`, `HF_HUB_ETAG_TIMEOUT`, `HTTP_PROXY`, `HTTPS_PROXY`,
 //! `ALL_PROXY` and `NO_PROXY` as `huggingface_hub` does, and `SSL_CERT_FILE` and the system's certificates for TLS.
 //!
+//! # Time-outs
+//!
+//! `HF_HUB_ETAG_TIMEOUT` (10 s) is how long the Hub may take for each step of an answer about a model: to be found, to
+//! connect, to begin, and between two reads of it. `HF_HUB_DOWNLOAD_TIMEOUT` (10 s) is the same for a file's bytes. Both
+//! are bounds on silence, not on the whole: a slow download that goes on goes on. What times out is tried again as
+//! [`Retry`] says, five times with longer and longer waits unless it is told otherwise; with something in the cache to
+//! fall back on, a question is asked once. 0 is the default, and nothing waits longer than a day.
+//!
 //! # Limits
 //!
 //! Pickles and code are never downloaded. Large files come over plain HTTP, from the same addresses as with
@@ -50,6 +58,13 @@ mod selection;
 mod snapshot;
 mod token;
 mod url;
+
+/// What fuzzing needs of what is nobody else's business.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::listing::fuzzing::listing;
+}
 
 pub use environment::Hub;
 pub use error::FetchError;

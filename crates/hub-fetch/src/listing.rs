@@ -84,10 +84,11 @@ impl Listing {
         if has(".safetensors") || graphs == Graphs::Take && has(".onnx") {
             return Ok(wanted);
         }
+        let graph = self.graph();
         let pickles = selection::pickles(&all);
         if pickles.is_empty() {
             let (model_id, commit) = (about.model_id.to_owned(), about.commit.to_owned());
-            return Err(FetchError::NoWeights { model_id, commit });
+            return Err(FetchError::NoWeights { model_id, commit, graph });
         }
         let more = pickles.len().saturating_sub(3);
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
@@ -95,7 +96,13 @@ impl Listing {
             model_id: about.model_id.to_owned(),
             endpoint: about.endpoint.to_owned(),
             files: format!("{}{more}", pickles[..pickles.len().min(3)].join(", ")),
+            graph,
         })
+    }
+
+    /// The repository's own graph.
+    pub(crate) fn graph(&self) -> Option<String> {
+        selection::GRAPHS.into_iter().find(|path| self.files.contains_key(*path)).map(str::to_owned)
     }
 }
 
@@ -190,6 +197,33 @@ pub(crate) fn from_tree(json: &[u8]) -> Option<Listing> {
     (tree.format_version == TREE_FORMAT).then_some(Listing { files })
 }
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing {
+    use super::{About, Info, Listing, from_tree, to_tree};
+    use crate::names::is_safe_path;
+    use crate::request::Graphs;
+
+    /// Any answer of a Hub, and any list in the cache: what is wanted lies in the folder, and what is kept is read again.
+    pub fn listing(json: &[u8]) {
+        let info = serde_json::from_slice::<Info>(json).ok();
+        for listing in info.iter().map(Info::listing).chain(from_tree(json)) {
+            check(&listing);
+        }
+    }
+
+    fn check(listing: &Listing) {
+        let about = About { model_id: "org/name", commit: "0123", endpoint: "https://hub" };
+        for graphs in [Graphs::Leave, Graphs::Take] {
+            if let Ok(paths) = listing.wanted(&about, graphs) {
+                assert!(paths.iter().all(|path| is_safe_path(path)), "{paths:?}");
+            }
+        }
+        if let Some(tree) = to_tree(listing) {
+            assert_eq!(from_tree(&tree).as_ref(), Some(listing), "what was written is read");
+        }
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may")]
 mod tests {
@@ -211,7 +245,7 @@ mod tests {
         check(&["config.json", "pytorch_model.bin"], "pickles only (pytorch_model.bin)");
         check(&["a.pt", "b.pt", "c.pt", "d.pt", "e.pt"], "(a.pt, b.pt, c.pt and 2 more)");
         check(&["config.json"], "no *.safetensors");
-        check(&["onnx/model.onnx"], "no *.safetensors");
+        check(&["onnx/model.onnx"], "its weights are in onnx/model.onnx");
         check(&[], "no *.safetensors");
         check(&["model.safetensors", "1_Pooling/../../x.json"], "leads out of its folder");
         assert!(listing(&["onnx/model.onnx"]).wanted(&ABOUT, Graphs::Take).is_ok());

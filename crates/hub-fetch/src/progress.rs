@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::snapshot::Source;
+
 /// What a fetch is going to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -13,6 +15,8 @@ pub struct Plan {
     pub commit: String,
     /// Every file of it that is wanted, sorted by path.
     pub files: Vec<PlanFile>,
+    /// Who said that this is the commit.
+    pub source: Source,
 }
 
 /// A file of a plan.

@@ -6,6 +6,9 @@ use crate::request::Graphs;
 /// Endings of weights that are pickles, or that only a framework of their own can read.
 const PICKLES: [&str; 7] = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack"];
 
+/// Where a repository has its own graph.
+pub(crate) const GRAPHS: [&str; 2] = ["onnx/model.onnx", "model.onnx"];
+
 /// Whether a file is wanted of a repository that has these files.
 pub(crate) fn is_wanted(path: &str, graphs: Graphs, all: &[&str]) -> bool {
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));

@@ -14,6 +14,9 @@ pub struct Snapshot {
     /// Whether the list of the commit's files is known. Where it is not, what another program left was taken for the
     /// whole: it has what the model's own files name, and may lack a file that none of them does.
     pub is_listed: bool,
+    /// The repository's own ONNX graph, whether it was asked for or not: `onnx/model.onnx` or `model.onnx`. `None` where
+    /// there is none, and where the list of files is not known.
+    pub graph: Option<String>,
     /// What the Hub calls the model now, where that is not the name it was asked for.
     pub renamed_to: Option<String>,
     /// Who said that this is the commit.
