@@ -1,15 +1,16 @@
 //! `build-engine --agent …`: the main job.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use model_store::{Activation, AgentName, ModelStore, exit};
+use onnx_export::Precision;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use trt_compiler::engine::BuildOptions;
 use trt_compiler::{
     Calibration, CompileError, EngineWish, Interrupt, Job, ModelSource, Reuse, Runtimes, Target,
-    ThresholdWishes, default_version, now, texts,
+    ThresholdWishes, WeightForm, default_version, now, texts,
 };
 
 use crate::cli::BuildArgs;
@@ -36,7 +37,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode, Failure> {
         }
     };
     if args.dry_run {
-        let plan = trt_compiler::dry_run(&job)?;
+        let plan = trt_compiler::dry_run(&job).map_err(|error| source::failed(error, &job.source))?;
         let text =
             if args.json { to_json(&plan)? } else { show::plan(&plan, job.engine == EngineWish::Build) };
         writeln!(out, "{text}").map_err(Failure::output)?;
@@ -48,7 +49,8 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode, Failure> {
         );
     }
     let report = show::Report::new(args.json);
-    let outcome = trt_compiler::run(&job, &report, &interrupt)?;
+    let outcome = trt_compiler::run(&job, &report, &interrupt);
+    let outcome = outcome.map_err(|error| source::failed(error, &job.source))?;
     drop(report);
     let text = if args.json { to_json(&outcome)? } else { show::summary(&outcome) };
     writeln!(out, "{text}").map_err(Failure::output)?;
@@ -78,7 +80,7 @@ fn task(args: &BuildArgs, interrupt: &Interrupt) -> Result<Task, Failure> {
     let Some(agent) = args.agent.clone() else {
         return Err(Failure::message(exit::USAGE, "an agent is needed: --agent AGENT".to_owned()));
     };
-    check_texts(args)?;
+    let texts = texts_of(args)?;
     let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
     let (store, source) = match source::named(args, interrupt)? {
         // A first publish makes the store; a dry run makes nothing.
@@ -91,15 +93,25 @@ fn task(args: &BuildArgs, interrupt: &Interrupt) -> Result<Task, Failure> {
         }
     };
     match source {
-        Chosen::Here(source) => job(args, &agent, store, source).map(|job| Task::Build(Box::new(job))),
+        Chosen::Here(source) => job(args, &agent, store, source, texts).map(|job| Task::Build(Box::new(job))),
         Chosen::ToFetch(plan) => Ok(Task::Fetch(plan)),
     }
 }
 
-/// What is wrong with the texts is said before anything is fetched.
-pub(crate) fn check_texts(args: &BuildArgs) -> Result<(), Failure> {
-    let precision = args.precision;
-    match (&args.calib_data, precision.needs_calibration()) {
+/// The texts that the arguments name, read once however many agents there are.
+#[derive(Clone)]
+pub(crate) struct Texts {
+    /// Of the check.
+    pub(crate) check: Vec<String>,
+    pub(crate) calibration: Option<Calibration>,
+}
+
+/// Reads them: what is wrong with them is said before anything is fetched.
+pub(crate) fn texts_of(args: &BuildArgs) -> Result<Texts, Failure> {
+    let precision = args.precision();
+    // A graph that is taken as it is has been calibrated by whoever wrote it.
+    let needs_calibration = precision.needs_calibration() && args.from_onnx.is_none() && !args.use_repo_onnx;
+    match (&args.calib_data, needs_calibration) {
         (None, true) => return Err(CompileError::NoCalibration { precision }.into()),
         (Some(_), false) => {
             let unused = format!("--calib-data is for int8 and fp8; {precision} needs no calibration");
@@ -107,7 +119,13 @@ pub(crate) fn check_texts(args: &BuildArgs) -> Result<(), Failure> {
         }
         _ => {}
     }
-    args.texts.iter().chain(&args.calib_data).try_for_each(|path| read_texts(path).map(drop))
+    let check = args.texts.as_deref().map_or_else(|| Ok(texts::built_in()), read_texts)?;
+    let calibration = |path: &PathBuf| {
+        let source = path.display().to_string();
+        Ok::<_, Failure>(Calibration { texts: read_texts(path)?, source, method: args.calib_method })
+    };
+    let calibration = args.calib_data.as_ref().map(calibration).transpose()?;
+    Ok(Texts { check, calibration })
 }
 
 /// What the arguments ask for, for one agent.
@@ -116,20 +134,14 @@ pub(crate) fn job(
     agent: &AgentName,
     store: ModelStore,
     source: ModelSource,
+    texts: Texts,
 ) -> Result<Job, Failure> {
-    let texts = args.texts.as_deref().map_or_else(|| Ok(texts::built_in()), read_texts)?;
-    let calibration = match &args.calib_data {
-        Some(path) => Some(Calibration {
-            texts: read_texts(path)?,
-            source: path.display().to_string(),
-            method: args.calib_method,
-        }),
-        None => None,
-    };
+    let Texts { check: texts, calibration } = texts;
     let build = BuildOptions::this_program().map_err(|error| Failure::new(exit::FAILURE, error))?;
+    let precision = precision(args, &source)?;
     let version = match &args.output_version {
         Some(version) => version.clone(),
-        None => default_version(now(), args.precision)
+        None => default_version(now(), precision)
             .parse()
             .map_err(|error: model_store::NameError| Failure::new(exit::USAGE, error))?,
     };
@@ -138,8 +150,9 @@ pub(crate) fn job(
         store,
         version,
         source,
-        precision: args.precision,
+        precision,
         keep_fp32: args.keep_fp32.clone(),
+        weights: if args.materialise { WeightForm::Materialised } else { WeightForm::Stored },
         calibration,
         profile: args.profile.first().copied(),
         targets: targets(args),
@@ -166,6 +179,16 @@ pub(crate) fn job(
     })
 }
 
+/// What is asked for, and of a graph that is taken as it is, where nothing is asked for it alone, what it computes in.
+pub(crate) fn precision(args: &BuildArgs, source: &ModelSource) -> Result<Precision, Failure> {
+    match (source, args.precision) {
+        (ModelSource::Graph { onnx, .. }, asked) if asked.is_none() || args.all => {
+            Ok(trt_compiler::graph_precision(onnx).map_err(CompileError::from)?)
+        }
+        _ => Ok(args.precision()),
+    }
+}
+
 /// The GPU generations that are asked for.
 pub(crate) fn targets(args: &BuildArgs) -> Vec<Target> {
     let mut targets = if args.target.is_empty() { Target::DEFAULT.to_vec() } else { args.target.clone() };
@@ -174,7 +197,7 @@ pub(crate) fn targets(args: &BuildArgs) -> Vec<Target> {
     targets
 }
 
-pub(crate) fn read_texts(path: &Path) -> Result<Vec<String>, Failure> {
+fn read_texts(path: &Path) -> Result<Vec<String>, Failure> {
     let texts = texts::read(path).map_err(|error| {
         Failure::io(error).context(format!("cannot read the texts in {}", path.display()))
     })?;

@@ -26,6 +26,8 @@ Examples:
       say what would be done
   build-engine --agent memory --precision int8 --calib-data news.jsonl
       in 8 bits, with ranges from texts like those it will read
+  build-engine --agent memory --from-onnx ./exported/model.onnx --reference ./all-MiniLM-L6-v2
+      a graph that another tool exported, as it is, held against the model in safetensors
   build-engine --all --precision fp16 --dry-run
       which agents' engines are not what they should be, and why
   build-engine doctor
@@ -110,9 +112,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "N", default_value = "1", requires = "all", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: u8,
 
-    /// What weights and matrix products are computed in
-    #[arg(long, value_name = "PRECISION", default_value = "fp16")]
-    pub(crate) precision: Precision,
+    /// What weights and matrix products are computed in: fp32, tf32, fp16, bf16, fp8, int8 [default: fp16; with a graph that
+    /// comes as ONNX, its own]
+    #[arg(long, value_name = "PRECISION")]
+    pub(crate) precision: Option<Precision>,
 
     /// Name of the new version [default: vYYYYMMDD-HHMMSS-PRECISION, in UTC]
     #[arg(long, value_name = "VERSION")]
@@ -135,6 +138,14 @@ pub(crate) struct BuildArgs {
     /// Take the model from a folder [default: the agent's current version, else its entry in the agent map]
     #[arg(long, value_name = "DIR", help_heading = "Source")]
     pub(crate) source: Option<PathBuf>,
+
+    /// Take a graph that comes as ONNX, as it is; tokenizer and configuration are those of its folder, or of --source
+    #[arg(long, value_name = "FILE", help_heading = "Source", conflicts_with_all = ["all", "model_id", "use_repo_onnx"])]
+    pub(crate) from_onnx: Option<PathBuf>,
+
+    /// Take the model's own onnx/model.onnx (or model.onnx) as it is, instead of exporting its weights
+    #[arg(long, help_heading = "Source", conflicts_with = "all")]
+    pub(crate) use_repo_onnx: bool,
 
     /// The model store [default: `MODEL_STORE_ROOT`, else /opt/justnews/models]
     #[arg(long, value_name = "DIR", help_heading = "Publish")]
@@ -193,6 +204,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "PATTERN", help_heading = "Engine", value_parser = parse_pattern)]
     pub(crate) keep_fp32: Vec<Pattern>,
 
+    /// Write the weights in the engine's precision into a file of their own that the graph points at, instead of casts
+    #[arg(long, help_heading = "Engine")]
+    pub(crate) materialise: bool,
+
     /// Texts that int8 and fp8 are calibrated on: a file with one a line, JSONL, or a folder of such files
     #[arg(long, value_name = "PATH", help_heading = "8 bits")]
     pub(crate) calib_data: Option<PathBuf>,
@@ -245,6 +260,11 @@ pub(crate) struct BuildArgs {
 }
 
 impl BuildArgs {
+    /// What a graph of our own export computes in.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision.unwrap_or(Precision::Fp16)
+    }
+
     /// How the engine is built beyond what its graph says.
     pub(crate) fn engine_options(&self) -> EngineOptions {
         let traits = [

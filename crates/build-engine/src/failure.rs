@@ -12,17 +12,19 @@ use model_store::exit;
 pub(crate) struct Failure {
     error: anyhow::Error,
     code: u8,
+    /// What to do next, where the error itself cannot know.
+    next: Option<&'static str>,
 }
 
 impl Failure {
     /// `error`, ending with `code`.
     pub(crate) fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
-        Self { error: error.into(), code }
+        Self { error: error.into(), code, next: None }
     }
 
     /// A sentence, ending with `code`.
     pub(crate) fn message(code: u8, sentence: String) -> Self {
-        Self { error: anyhow::Error::msg(sentence), code }
+        Self { error: anyhow::Error::msg(sentence), code, next: None }
     }
 
     /// A file could not be read: not found (3) if that is why, else a failure.
@@ -34,6 +36,11 @@ impl Failure {
     /// The same failure, said to have happened while doing `what`.
     pub(crate) fn context(self, what: String) -> Self {
         Self { error: self.error.context(what), ..self }
+    }
+
+    /// The same failure, with what to do next.
+    pub(crate) fn next(self, next: &'static str) -> Self {
+        Self { next: Some(next), ..self }
     }
 
     /// Standard output could not be written. A reader that has seen enough is no failure.
@@ -73,7 +80,8 @@ impl fmt::Display for Failure {
                 text = format!("{text}: {cause}");
             }
         }
-        f.write_str(&text)
+        f.write_str(&text)?;
+        self.next.map_or(Ok(()), |next| write!(f, "\n  next: {next}"))
     }
 }
 

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
+use hub_fetch::Graphs;
 use model_loader::AgentMap;
 use model_store::{AgentEntry, AgentName, Current, ModelStore, exit};
 use serde::Serialize;
 use trt_compiler::{
-    CompileError, EngineWanted, Interrupt, Job, Observer, Outcome, Runtimes, Step, Wish, needed_memory_bytes,
-    staleness, texts,
+    CompileError, EngineWanted, Interrupt, Job, Observer, Outcome, Runtimes, Step, Wish, staleness, texts,
 };
 
-use crate::build;
+use crate::build::{self, Texts};
 use crate::cli::BuildArgs;
 use crate::failure::Failure;
 use crate::show::{BAD, GOOD, QUIET, seconds};
@@ -38,6 +38,7 @@ enum Todo {
     /// The model is on the Hub and not here.
     Fetch {
         id: String,
+        graphs: Graphs,
         why: String,
     },
     /// There is nothing to build from, or it cannot be read.
@@ -60,7 +61,7 @@ impl<'a> Wanted<'a> {
         let (todo, why, exit_code) = match &task.todo {
             Todo::Nothing => ("nothing", "up to date".to_owned(), exit::OK),
             Todo::Build { why, .. } => ("build", why.clone(), exit::OK),
-            Todo::Fetch { id, why } => ("fetch, build", format!("{why}; from {id}"), exit::OK),
+            Todo::Fetch { id, why, .. } => ("fetch, build", format!("{why}; from {id}"), exit::OK),
             Todo::Cannot(failure) => ("cannot", failure.to_string(), failure.code()),
         };
         Self { agent: &task.agent, now: &task.now, todo, why, exit_code }
@@ -81,10 +82,10 @@ struct Ended {
 }
 
 pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> Result<ExitCode, Failure> {
-    build::check_texts(args)?;
+    let texts = build::texts_of(args)?;
     let root = args.store.clone().unwrap_or_else(ModelStore::root_from_env);
     let store = ModelStore::open(root)?;
-    let tasks = plan(args, &store, interrupt)?;
+    let tasks = plan(args, &texts, &store, interrupt)?;
     interrupt.check().map_err(CompileError::from)?;
     let mut out = anstream::stdout();
     if !args.json {
@@ -97,7 +98,7 @@ pub(crate) fn run(args: &BuildArgs, interrupt: &Interrupt) -> Result<ExitCode, F
         }
         return Ok(exit_code(wanted.iter().map(|it| it.exit_code)));
     }
-    let ended = build_all(tasks, args, &store, interrupt);
+    let ended = build_all(tasks, args, &texts, &store, interrupt);
     if args.json {
         writeln!(out, "{}", build::to_json(&ended)?).map_err(Failure::output)?;
     } else {
@@ -123,7 +124,12 @@ fn exit_code(codes: impl Iterator<Item = u8>) -> ExitCode {
 }
 
 /// Every agent of the map and of the store, and what is to be done for it.
-fn plan(args: &BuildArgs, store: &ModelStore, interrupt: &Interrupt) -> Result<Vec<Task>, Failure> {
+fn plan(
+    args: &BuildArgs,
+    texts: &Texts,
+    store: &ModelStore,
+    interrupt: &Interrupt,
+) -> Result<Vec<Task>, Failure> {
     let map = AgentMap::from_env()?;
     let mut agents: BTreeSet<AgentName> =
         map.agents().filter_map(|name| AgentName::try_from(name).ok()).collect();
@@ -139,11 +145,12 @@ fn plan(args: &BuildArgs, store: &ModelStore, interrupt: &Interrupt) -> Result<V
             "there is no agent in the store or in the agent map; build one with --agent NAME --source DIR";
         return Err(Failure::message(exit::NOT_FOUND, next.to_owned()));
     }
-    agents.into_iter().map(|agent| task(args, store, &map, agent, interrupt)).collect()
+    agents.into_iter().map(|agent| task(args, texts, store, &map, agent, interrupt)).collect()
 }
 
 fn task(
     args: &BuildArgs,
+    texts: &Texts,
     store: &ModelStore,
     map: &AgentMap,
     agent: AgentName,
@@ -154,8 +161,12 @@ fn task(
         Err(error) => return Ok(Task { agent, now: "?".to_owned(), todo: Todo::Cannot(error.into()) }),
     };
     let now = current.as_ref().map_or_else(|| "–".to_owned(), |current| current.version().to_string());
+    let graphs = match &current {
+        Some(current) if source::came_as_graph(current) => Graphs::Take,
+        _ => Graphs::Leave,
+    };
     let chosen = match map.model_id(agent.as_str()) {
-        Some(id) => source::from_hub(id, args, Download::Later, interrupt),
+        Some(id) => source::from_hub(id, args, graphs, Download::Later, interrupt),
         None => source::of_agent(args, &agent, store, interrupt),
     };
     let chosen = match chosen {
@@ -166,13 +177,18 @@ fn task(
         Ok(engine) => engine,
         Err(failure) => return Ok(Task { agent, now, todo: Todo::Cannot(failure) }),
     };
-    let calibration = match &args.calib_data {
-        Some(path) => Some((texts::digest(&build::read_texts(path)?), args.calib_method)),
-        None => None,
+    let calibration = texts.calibration.as_ref().map(|it| (texts::digest(&it.texts), it.method));
+    let precision = match &chosen {
+        Chosen::Here(source) => build::precision(args, source),
+        Chosen::ToFetch(_) => Ok(args.precision()),
+    };
+    let precision = match precision {
+        Ok(precision) => precision,
+        Err(failure) => return Ok(Task { agent, now, todo: Todo::Cannot(failure) }),
     };
     let wish = Wish {
         source: chosen.provenance(args),
-        precision: args.precision,
+        precision,
         profile: args.profile.first().copied(),
         keep_fp32: args.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
         calibration,
@@ -187,11 +203,13 @@ fn task(
     };
     let todo = match (why, chosen) {
         (None, _) => Todo::Nothing,
-        (Some(why), Chosen::ToFetch(plan)) => Todo::Fetch { id: plan.model_id, why },
-        (Some(why), Chosen::Here(source)) => match build::job(args, &agent, store.clone(), source) {
-            Ok(job) => Todo::Build { job: Box::new(job), why },
-            Err(failure) => Todo::Cannot(failure),
-        },
+        (Some(why), Chosen::ToFetch(plan)) => Todo::Fetch { id: plan.model_id, graphs, why },
+        (Some(why), Chosen::Here(source)) => {
+            match build::job(args, &agent, store.clone(), source, texts.clone()) {
+                Ok(job) => Todo::Build { job: Box::new(job), why },
+                Err(failure) => Todo::Cannot(failure),
+            }
+        }
     };
     Ok(Task { agent, now, todo })
 }
@@ -229,7 +247,13 @@ fn table(tasks: &[Task]) -> Table {
 }
 
 /// Builds what is to be built, up to `--jobs` at a time and as many as there is memory for. A failure stops no other.
-fn build_all(tasks: Vec<Task>, args: &BuildArgs, store: &ModelStore, interrupt: &Interrupt) -> Vec<Ended> {
+fn build_all(
+    tasks: Vec<Task>,
+    args: &BuildArgs,
+    texts: &Texts,
+    store: &ModelStore,
+    interrupt: &Interrupt,
+) -> Vec<Ended> {
     let free = Memory::new();
     let queue = Mutex::new(tasks.into_iter());
     let ended = Mutex::new(Vec::new());
@@ -237,7 +261,7 @@ fn build_all(tasks: Vec<Task>, args: &BuildArgs, store: &ModelStore, interrupt: 
     let work = || {
         // Through a function: a lock in the loop's own condition would be held while the task is done.
         while let Some(task) = next() {
-            let one = Bench { args, store, interrupt, free: &free }.end(task);
+            let one = Bench { args, texts, store, interrupt, free: &free }.end(task);
             ended.lock().unwrap_or_else(PoisonError::into_inner).push(one);
         }
     };
@@ -254,6 +278,7 @@ fn build_all(tasks: Vec<Task>, args: &BuildArgs, store: &ModelStore, interrupt: 
 /// What every build works with.
 struct Bench<'a> {
     args: &'a BuildArgs,
+    texts: &'a Texts,
     store: &'a ModelStore,
     interrupt: &'a Interrupt,
     free: &'a Memory,
@@ -270,9 +295,9 @@ impl Bench<'_> {
                 ended.why = Some(why);
                 self.build(&ended.agent, &job)
             }
-            Todo::Fetch { id, why } => {
+            Todo::Fetch { id, graphs, why } => {
                 ended.why = Some(why);
-                self.fetch(&ended.agent, &id).and_then(|job| self.build(&ended.agent, &job))
+                self.fetch(&ended.agent, &id, graphs).and_then(|job| self.build(&ended.agent, &job))
             }
         };
         match built {
@@ -291,19 +316,21 @@ impl Bench<'_> {
         ended
     }
 
-    fn fetch(&self, agent: &AgentName, id: &str) -> Result<Job, Failure> {
-        match source::from_hub(id, self.args, Download::Now, self.interrupt)? {
-            Chosen::Here(source) => build::job(self.args, agent, self.store.clone(), source),
+    fn fetch(&self, agent: &AgentName, id: &str, graphs: Graphs) -> Result<Job, Failure> {
+        match source::from_hub(id, self.args, graphs, Download::Now, self.interrupt)? {
+            Chosen::Here(source) => {
+                build::job(self.args, agent, self.store.clone(), source, self.texts.clone())
+            }
             Chosen::ToFetch(_) => Err(Failure::message(exit::REMOTE, format!("{id} was not fetched"))),
         }
     }
 
     fn build(&self, agent: &AgentName, job: &Job) -> Result<Outcome, Failure> {
         self.interrupt.check().map_err(CompileError::from)?;
-        let needed = trt_compiler::dry_run(job).map(|plan| needed_memory_bytes(plan.export.weight_bytes));
+        let needed = trt_compiler::dry_run(job).map(|plan| plan.memory_bytes());
         let _share = self.free.take(needed.unwrap_or_default());
         let report = Lines { agent: agent.to_string(), quiet: self.args.json };
-        Ok(trt_compiler::run(job, &report, self.interrupt)?)
+        trt_compiler::run(job, &report, self.interrupt).map_err(|error| source::failed(error, &job.source))
     }
 }
 

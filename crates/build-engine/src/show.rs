@@ -120,6 +120,13 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
                     .top1
                     .map(|agree| format!(", top-1 {agree}/{}", measured.rows))
                     .unwrap_or_default();
+                if measured.max_abs.is_nan() {
+                    let rows = measured.rows;
+                    let words =
+                        format!("{rows} rows, none NaN, infinite or all the same; nothing to compare with");
+                    table.add_row([step.to_string(), String::new(), seconds(*took), words]);
+                    continue;
+                }
                 (
                     String::new(),
                     format!(

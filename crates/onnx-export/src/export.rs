@@ -111,8 +111,9 @@ pub struct ExportReport {
     pub head: Head,
     /// What its matrix products compute in.
     pub precision: Precision,
-    /// How its operations are written.
-    pub lowering: Lowering,
+    /// How its operations are written; not known of a graph that another program wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lowering: Option<Lowering>,
     /// Version of the standard operator set.
     pub opset: i64,
     /// Inputs, in order.
@@ -213,7 +214,7 @@ pub fn export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Export
         model_type: checkpoint.model_type().to_owned(),
         head: options.head.clone(),
         precision: options.precision,
-        lowering: options.lowering,
+        lowering: Some(options.lowering),
         opset: options.lowering.opset(),
         inputs: proto.input.iter().map(Into::into).collect(),
         outputs: proto.output.iter().map(Into::into).collect(),

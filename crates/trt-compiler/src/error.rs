@@ -9,6 +9,7 @@ use onnx_export::{ExportError, Precision};
 use crate::engine::EngineError;
 use crate::explain::Explanation;
 use crate::gate::Verdict;
+use crate::given::GraphError;
 use crate::interrupt::Interrupted;
 use crate::runtimes::MissingRuntime;
 use crate::session::SessionError;
@@ -26,6 +27,9 @@ pub enum CompileError {
     /// The model cannot be written as a graph.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// The graph that came as ONNX is not taken.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
     /// The model cannot be loaded to be compared with.
     #[error("cannot load the reference that the graph is checked against")]
     Reference(#[source] LoadError),
@@ -93,6 +97,11 @@ pub enum CompileError {
     },
 }
 
+/// Whether a file system took no more.
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
 fn failures(verdict: &Verdict) -> String {
     let output = verdict.comparison.output.as_str();
     verdict.failures.iter().flat_map(|failure| ["\n  ", output, "  ", failure]).collect()
@@ -149,7 +158,11 @@ impl CompileError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Store(error) => error.exit_code(),
+            Self::Export(ExportError::Io { source, .. }) | Self::Io { source, .. } if is_full(source) => {
+                exit::ENVIRONMENT
+            }
             Self::Export(error) => error.exit_code(),
+            Self::Graph(error) => error.exit_code(),
             // A model that gives NaN is refused as a graph that does is.
             Self::Reference(LoadError::NotFinite { .. }) | Self::Gate { .. } => exit::REFUSED,
             Self::Reference(error) => error.exit_code(),
@@ -164,7 +177,7 @@ impl CompileError {
             Self::Engine(error) if error.ran_out_of_memory() => exit::ENVIRONMENT,
             Self::Missing(_)
             | Self::Session(SessionError::Missing(_) | SessionError::Unusable { .. })
-            | Self::Engine(EngineError::Spawn { .. }) => exit::ENVIRONMENT,
+            | Self::Engine(EngineError::Spawn { .. } | EngineError::NoRoom { .. }) => exit::ENVIRONMENT,
             Self::Interrupted(_) => exit::INTERRUPTED,
             Self::Engine(_) | Self::Session(_) | Self::Io { .. } => exit::FAILURE,
         }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::calibrate::Method;
 use crate::engine::{EngineFacts, EngineOptions, InputShape};
 use crate::gate::Verdict;
+use crate::given::GraphRecord;
 use crate::profile::Profile;
 use crate::target::Target;
 
@@ -98,6 +99,9 @@ pub struct Evidence {
     pub format: u32,
     /// Where the model came from.
     pub source: Provenance,
+    /// The graph, where it came as ONNX; absent where it was exported here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub graph: Option<GraphRecord>,
     /// What was compared with what.
     pub reference: String,
     /// Number of texts.
@@ -158,7 +162,9 @@ pub(crate) fn metadata(evidence: &Evidence, engine: Option<&EngineDescription>) 
         ("tools", json!(evidence.tools)),
         ("build_host", json!(evidence.host)),
     ];
-    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    // Only where there is something to say: versions are compared by what their metadata has.
+    let graph = evidence.graph.as_ref().map(|graph| ("graph", json!({ "given": graph.file })));
+    entries.into_iter().chain(graph).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// What the model does, as the Hub calls it.

@@ -10,13 +10,15 @@ use onnx_export::{
 use serde::Serialize;
 
 use crate::calibrate::Method;
-use crate::engine::{BuildOptions, EngineOptions};
+use crate::engine::{BuildOptions, EngineOptions, gate_memory_bytes, needed_memory_bytes};
 use crate::error::CompileError;
 use crate::evidence::Provenance;
 use crate::gate::{ThresholdWishes, Thresholds};
+use crate::given::{self, Described, Given, GraphRecord};
 use crate::payload;
 use crate::profile::Profile;
 use crate::reuse::Reuse;
+use crate::run::CHECK_TOKENS;
 use crate::runtimes::Runtimes;
 use crate::target::Target;
 
@@ -35,6 +37,13 @@ pub enum ModelSource {
     },
     /// A published version of the same store: its files are shared.
     Published(Current),
+    /// A graph that came as ONNX, which is taken as it is.
+    Graph {
+        /// Its file; its data lies beside it.
+        onnx: PathBuf,
+        /// Where configuration and tokenizer are, and maybe weights to compare with. Never another graph.
+        files: Box<ModelSource>,
+    },
 }
 
 impl ModelSource {
@@ -44,6 +53,7 @@ impl ModelSource {
         match self {
             Self::Folder { path, .. } => path,
             Self::Published(version) => version.path(),
+            Self::Graph { files, .. } => files.folder(),
         }
     }
 
@@ -57,6 +67,7 @@ impl ModelSource {
                 version: version.version().to_string(),
                 checksum: version.checksum().to_string(),
             },
+            Self::Graph { files, .. } => files.provenance(),
         }
     }
 }
@@ -68,6 +79,16 @@ pub enum EngineWish {
     Build,
     /// The version holds the model and the checked graph, and no plan.
     Skip,
+}
+
+/// In which type the weights lie that the graph points at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightForm {
+    /// As they are stored; the graph casts them.
+    #[default]
+    Stored,
+    /// In the graph's own precision, in a file of their own beside the model's.
+    Materialised,
 }
 
 /// What the ranges of 8-bit products are found with.
@@ -96,6 +117,8 @@ pub struct Job {
     pub precision: Precision,
     /// Modules that compute in fp32 whatever the precision.
     pub keep_fp32: Vec<Pattern>,
+    /// In which type the weights lie that the graph points at.
+    pub weights: WeightForm,
     /// What int8 and fp8 need, and no other precision does.
     pub calibration: Option<Calibration>,
     /// The shapes of the engine; the default, capped to the model's longest sequence, unless given.
@@ -148,14 +171,52 @@ pub struct Plan {
     pub targets: Vec<Target>,
     /// How far an output may be from the reference.
     pub thresholds: Thresholds,
+    /// The graph, where it came as ONNX.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub graph: Option<GraphRecord>,
+    #[serde(skip)]
+    pub(crate) given: Option<Given>,
+    /// What the reference takes in fp32.
+    #[serde(skip)]
+    pub(crate) reference_bytes: u64,
     #[serde(skip)]
     pub(crate) exported: Exported,
     #[serde(skip)]
     pub(crate) options: ExportOptions,
 }
 
+impl Plan {
+    /// The memory that a run takes, about: that of the gate, and of an engine's builder after it, whichever is more. One
+    /// has given its memory back when the other begins.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let weights = self.export.weight_bytes;
+        let columns = self.export.outputs.first().and_then(|output| output.shape.get(2)?.parse::<u64>().ok());
+        let tokens = (self.longest as u64).max(CHECK_TOKENS as u64);
+        let output_bytes = columns.unwrap_or_default().saturating_mul(4 * tokens);
+        let gate = gate_memory_bytes(self.reference_bytes, weights, output_bytes);
+        gate.max(needed_memory_bytes(weights))
+    }
+
+    /// Whether a file of the version holds weights that its graph points into.
+    pub(crate) fn is_weight(&self, name: &str) -> bool {
+        match &self.given {
+            Some(given) => given.record.data_bytes.contains_key(name),
+            None => name.ends_with(".safetensors"),
+        }
+    }
+}
+
 /// Reads the model and says what [`run`](crate::run) would do with it. Writes nothing.
 pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
+    if let ModelSource::Graph { onnx, files } = &job.source {
+        let Described { given, exported, options, files } = given::describe(job, onnx, files)?;
+        let default = match options.head {
+            Head::CausalLm { .. } => Profile::DECODER,
+            _ => Profile::DEFAULT,
+        };
+        return planned(job, exported, options, files, default, Whose::Given(Box::new(given)));
+    }
     let folder = job.source.folder();
     let checkpoint = Checkpoint::open(folder)?;
     onnx_export::require_supported(&checkpoint)?;
@@ -169,12 +230,47 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
         options.ranges = stand_in_ranges(&checkpoint, &options)?;
     }
     let mut exported = onnx_export::export(&checkpoint, &options)?;
-    if job.precision.needs_calibration() {
-        // The graph with the real ranges is not known before the model has run.
+    if job.precision.needs_calibration() || job.weights == WeightForm::Materialised {
+        // The graph with the real ranges is not known before the model has run, that with weights of its own not before
+        // they are written.
         exported.report.onnx_sha256.clear();
     }
-    let longest = exported.report.max_sequence;
     let default = if checkpoint.is_decoder() { Profile::DECODER } else { Profile::DEFAULT };
+    let files = files_of(&job.source, &checkpoint)?;
+    let reference_bytes = fp32_bytes(&checkpoint);
+    planned(job, exported, options, files, default, Whose::Own { reference_bytes })
+}
+
+/// Bytes of a checkpoint's weights in fp32.
+pub(crate) fn fp32_bytes(checkpoint: &Checkpoint) -> u64 {
+    let tensors = checkpoint.tensor_names().filter_map(|name| checkpoint.tensor(name).ok());
+    let elements = tensors.map(|tensor| tensor.shape.iter().map(|size| *size as u64).product::<u64>());
+    elements.fold(0_u64, u64::saturating_add).saturating_mul(4)
+}
+
+/// Whose the graph is.
+enum Whose {
+    Own { reference_bytes: u64 },
+    Given(Box<Given>),
+}
+
+/// What the graph at hand comes to, in the shapes and for the GPUs that are asked for.
+fn planned(
+    job: &Job,
+    exported: Exported,
+    options: ExportOptions,
+    files: Vec<String>,
+    default: Profile,
+    whose: Whose,
+) -> Result<Plan, CompileError> {
+    let (given, reference_bytes) = match whose {
+        Whose::Own { reference_bytes } => (None, reference_bytes),
+        Whose::Given(given) => {
+            let bytes = given.reference_bytes;
+            (Some(*given), bytes)
+        }
+    };
+    let longest = exported.report.max_sequence;
     let profile = job.profile.unwrap_or_else(|| default.capped(longest));
     let profiles = std::iter::once(&profile).chain(&job.options.more_profiles);
     if let Some(asked) = profiles.clone().map(|it| it.sequence.max).find(|asked| *asked as usize > longest) {
@@ -197,12 +293,15 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
         agent: job.agent.clone(),
         version: job.version.clone(),
         source: job.source.provenance(),
-        files: files_of(&job.source, &checkpoint)?,
+        files,
         profile,
         longest: profiles.map(|it| it.sequence.max).max().unwrap_or_default() as usize,
         targets: job.targets.clone(),
         thresholds: job.thresholds.over(thresholds(job.precision, &options.head)),
         export: exported.report.clone(),
+        graph: given.as_ref().map(|given| given.record.clone()),
+        given,
+        reference_bytes,
         exported,
         options,
     })
@@ -246,21 +345,25 @@ fn head_of(checkpoint: &Checkpoint) -> Result<Head, CompileError> {
     })
 }
 
-/// The model's files: as the manifest lists them where there is one, else as the folder holds them. Of the weights beside
-/// `config.json`, those that the checkpoint is made of.
-fn files_of(source: &ModelSource, checkpoint: &Checkpoint) -> Result<Vec<String>, CompileError> {
-    let listed = match source {
+/// The model's files: as the manifest lists them where there is one, else as the folder holds them.
+pub(crate) fn listed(source: &ModelSource) -> Result<Vec<String>, CompileError> {
+    match source {
         ModelSource::Published(version) if !version.manifest().files.is_empty() => {
             let names = version.manifest().files.iter().map(|file| file.path.as_str());
-            names.filter(|name| payload::belongs(name)).map(str::to_owned).collect()
+            Ok(names.filter(|name| payload::belongs(name)).map(str::to_owned).collect())
         }
         _ => {
             let folder = source.folder();
             let failed =
                 |source| CompileError::Io { doing: "take the model from", path: folder.to_owned(), source };
-            payload::list(folder).map_err(failed)?
+            payload::list(folder).map_err(failed)
         }
-    };
+    }
+}
+
+/// The model's files; of the weights beside `config.json`, those that the checkpoint is made of.
+fn files_of(source: &ModelSource, checkpoint: &Checkpoint) -> Result<Vec<String>, CompileError> {
+    let listed = listed(source)?;
     let is_stray = |name: &String| {
         !name.contains('/')
             && name.ends_with(".safetensors")

@@ -75,7 +75,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<String>> {
 
 /// Where the files of `folder` may be: in it, or among the blobs of the Hub's cache, `<repository>/blobs` beside
 /// `<repository>/snapshots/<commit>`.
-fn allowed(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn allowed(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let folder = folder.canonicalize()?;
     let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"));
     let blobs = snapshots.and_then(Path::parent).map(|repository| repository.join("blobs"));

@@ -54,8 +54,12 @@ pub(crate) fn html(parts: &Parts<'_>) -> String {
         None => page.line("<p>This version has the checked graph and no engine.</p>"),
     }
     page.section("Graph");
+    let caption = evidence.graph.as_ref().map_or_else(
+        || "model.onnx; the weights stay in the safetensors files that it points into".to_owned(),
+        |graph| format!("model.onnx as it came: {}, written by {}", graph.file, graph.producer),
+    );
     page.table(
-        "model.onnx; the weights stay in the safetensors files that it points into",
+        &caption,
         &[
             ("precision", export.precision.to_string()),
             ("operator set", export.opset.to_string()),
@@ -93,6 +97,17 @@ pub(crate) fn html(parts: &Parts<'_>) -> String {
 fn gate(page: &mut Page, evidence: &Evidence) {
     let (measured, allowed) = (&evidence.verdict.comparison, &evidence.verdict.thresholds);
     page.section("Gate");
+    if measured.max_abs.is_nan() {
+        page.line(&format!(
+            "<p>Output <code>{}</code>: {} rows of {} values, up to {:.3}. None is NaN or infinite, and not all rows are the same. It was compared with {}.</p>",
+            escape(&measured.output),
+            measured.rows,
+            measured.columns,
+            measured.reference_max,
+            escape(&evidence.reference)
+        ));
+        return;
+    }
     let share = |agree: usize| agree as f64 / measured.rows.max(1) as f64;
     let mut rows = vec![
         vec![

@@ -4,6 +4,8 @@ mod batches;
 mod calibrate;
 mod check;
 mod engine;
+mod export;
+mod given;
 
 use std::fs;
 use std::io;
@@ -17,7 +19,7 @@ use model_store::{
 };
 use serde::Serialize;
 
-use crate::engine::{Layer, check_memory};
+use crate::engine::Layer;
 use crate::error::CompileError;
 use crate::evidence::{self, EngineDescription, Evidence, Provenance};
 use crate::interrupt::Interrupt;
@@ -27,6 +29,8 @@ use crate::report;
 use crate::reuse::LAYERS_FILE;
 use crate::runtimes::RtxLibraries;
 use crate::session::OnnxRuntime;
+
+pub(crate) use batches::CHECK_TOKENS;
 
 /// Name of the graph in a version.
 const GRAPH: &str = "model.onnx";
@@ -66,18 +70,22 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
         );
     let staging = job.store.clone().with_progress(progress).stage_new(&job.agent, &job.version)?;
     let mut plan = plan(job)?;
-    if host.libraries.is_some() {
-        check_memory(plan.export.weight_bytes)?;
-    }
-    let files = run.step(Step::Source, |run| run.stage_model(&staging, &plan))?;
+    let mut files = run.step(Step::Source, |run| run.stage_model(&staging, &plan))?;
     let calibration = run.calibrate(&staging, &mut plan, &host.onnxruntime)?;
-    run.step(Step::Export, |_| Run::write_graph(&staging, &plan))?;
-    let evidence = Evidence { calibration, ..run.check(&staging, &plan, &host.onnxruntime)? };
-    let engine = match host.libraries {
+    run.step(Step::Export, |run| run.write_graph(&staging, &mut plan, &mut files))?;
+    let wanted = match host.libraries {
         Some(libraries) => {
             let request = run.request(&staging, &plan, libraries);
-            Some(run.step(Step::Engine, |run| run.build_engine(&staging, &plan, &request, &files))?)
+            Some(run.look_for_engine(&staging, &plan, request, &files)?)
         }
+        None => None,
+    };
+    let evidence = match &plan.given {
+        Some(given) => run.check_given(&staging, &plan, given, &host.onnxruntime)?,
+        None => Evidence { calibration, ..run.check(&staging, &plan, &host.onnxruntime)? },
+    };
+    let engine = match wanted {
+        Some(wanted) => Some(run.step(Step::Engine, |run| run.build_engine(&staging, &plan, wanted))?),
         None => None,
     };
     interrupt.check()?;
@@ -165,10 +173,17 @@ impl Run<'_> {
             self.interrupt.check()?;
             self.observer.progress(Step::Source, done, total, name);
             let path = payload_path(name)?;
-            entries.push(match &self.job.source {
-                ModelSource::Folder { path: folder, .. } => staging.import(&folder.join(name), &path)?,
+            let source = match &self.job.source {
+                ModelSource::Graph { files, .. } => files,
+                source => source,
+            };
+            entries.push(match source {
                 ModelSource::Published(version) => staging.share(version, &path)?,
+                folder => staging.import(&folder.folder().join(name), &path)?,
             });
+        }
+        if let Some(given) = &plan.given {
+            self.stage_graph(staging, plan, given, &mut entries)?;
         }
         let source = match &plan.source {
             Provenance::Folder { path } => format!("folder {path}"),
@@ -181,18 +196,6 @@ impl Run<'_> {
         let summary =
             format!("{source} ({}, {} files, {})", plan.export.model_type, entries.len(), human_size(bytes));
         Ok((entries, summary))
-    }
-
-    fn write_graph(staging: &Staging, plan: &Plan) -> Result<((), String), CompileError> {
-        staging.write(&payload_path(GRAPH)?, &plan.exported.onnx)?;
-        let summary = format!(
-            "{GRAPH} {}, {}, {} nodes; weights stay where they are ({})",
-            human_size(plan.exported.onnx.len() as u64),
-            plan.export.precision,
-            plan.export.nodes,
-            human_size(plan.export.weight_bytes)
-        );
-        Ok(((), summary))
     }
 
     fn publish(

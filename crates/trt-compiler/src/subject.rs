@@ -34,6 +34,18 @@ impl Words {
         open().map_err(CompileError::Reference)
     }
 
+    /// The words of a graph that came as ONNX: its family need not be known, as long as there is a `tokenizer.json`.
+    pub(crate) fn of_given(folder: &Path, head: &Head) -> Result<Self, CompileError> {
+        let open = || match (ModelConfig::from_dir(folder), head) {
+            (Ok(config), Head::HiddenStates | Head::SentenceEmbedding(_) | Head::SequenceClassification) => {
+                let tokenizer = Box::new(Tokenizer::from_dir(folder, &config)?);
+                Ok(Self::Encoder { tokenizer, segments: config.type_vocab_size > 1 })
+            }
+            _ => LmTokenizer::from_dir(folder).map(|it| Self::Lm(Box::new(it))),
+        };
+        open().map_err(CompileError::Reference)
+    }
+
     pub(crate) fn encode(&self, texts: &[String]) -> Result<Vec<Tokens>, CompileError> {
         let tokens = |ids: Vec<u32>| Tokens { type_ids: vec![0; ids.len()], ids };
         match self {

@@ -81,6 +81,67 @@ fn a_model_of_the_hub_is_fetched_built_and_named_in_the_evidence() {
     assert!(text(&output.stderr).contains("a newer one may be out"), "{}", shown(&output));
 }
 
+/// What a plan was made from is said, whichever way it was asked for.
+#[test]
+fn a_roster_of_a_hub_that_is_down_says_so() {
+    let Some(bench) = Bench::new() else { return };
+    let hub = Hub::new();
+    let mut arguments = MODEL.to_vec();
+    arguments.extend(["--no-engine", "--output-version", "v1"]);
+    assert!(hub.command(&bench, &arguments).output().unwrap().status.success());
+    let map = bench.root().with_file_name("map.json");
+    let text_of_map = r#"{ "base_models": { "m": { "hf_id": "news/sentiment" } }, "agents": { "analyst": [ { "base_ref": "m" } ] } }"#;
+    fs::write(&map, text_of_map).unwrap();
+    let run = |endpoint: &str| {
+        let mut command = hub.command(&bench, &["--all", "--no-engine", "--dry-run"]);
+        command.env("AGENT_MODEL_MAP", &map).env("HF_ENDPOINT", endpoint).output().unwrap()
+    };
+    let reached = run(hub.server.url());
+    assert!(reached.status.success() && text(&reached.stderr).is_empty(), "{}", shown(&reached));
+    let down = run("http://127.0.0.1:1");
+    assert!(down.status.success(), "{}", shown(&down));
+    assert!(text(&down.stderr).contains("a newer one may be out"), "{}", shown(&down));
+    assert!(text(&down.stdout).contains("up to date"), "{}", shown(&down));
+}
+
+/// The graph of a repository is fetched when it is asked for, and told of when it is not.
+#[test]
+fn the_graph_of_a_repository_is_taken_when_asked_for() {
+    let Some(bench) = Bench::new() else { return };
+    bench.store();
+    let hub = Hub::new();
+    // A model without safetensors, of nobody's family, as many are that other tools exported.
+    let model = hub.folder.path().join("news/exported");
+    toy_store::folder(Kind::Analyst, toy_store::DEFAULT_SEED, ToyVersion::V1).write_to(&model).unwrap();
+    let (onnx, data) = crate::graphs::foreign_beside(&model, "model.onnx_data");
+    fs::remove_file(model.join("model.safetensors")).unwrap();
+    fs::create_dir(model.join("onnx")).unwrap();
+    fs::write(model.join("onnx/model.onnx"), &onnx).unwrap();
+    fs::write(model.join("onnx/model.onnx_data"), &data).unwrap();
+    let folders = vec![hub.folder.path().to_owned()];
+    let server = Server::start(Config { folders, ..Config::default() }).unwrap();
+    let run = |extra: &[&str]| {
+        let base = ["--agent", "analyst", "--model-id", "news/exported", "--no-engine"];
+        let mut command = bench.command(&[&base[..], extra].concat());
+        command.env("HF_ENDPOINT", server.url()).env("HF_HUB_OFFLINE", "0").output().unwrap()
+    };
+    let without = run(&[]);
+    assert_eq!(without.status.code(), Some(3), "{}", shown(&without));
+    for part in ["onnx/model.onnx", "next: it has an ONNX graph of its own: --use-repo-onnx"] {
+        assert!(text(&without.stderr).contains(part), "{part}: {}", shown(&without));
+    }
+    let planned = run(&["--use-repo-onnx", "--dry-run"]);
+    assert!(text(&planned.stdout).contains("onnx/model.onnx_data"), "{}", shown(&planned));
+    let built = run(&["--use-repo-onnx", "--output-version", "v1"]);
+    assert!(built.status.success(), "{}", shown(&built));
+    let current = bench.store().require_current(&"analyst".parse().unwrap()).unwrap();
+    assert!(fs::read(current.path().join("model.onnx")).unwrap() == onnx);
+    assert!(fs::read(current.path().join("model.onnx_data")).unwrap() == data);
+    assert!(current.manifest().links.is_empty(), "bytes, not links into a cache");
+    assert_eq!(current.manifest().metadata["source"]["model_id"], "news/exported");
+    assert_eq!(current.manifest().metadata["graph"]["given"], "onnx/model.onnx");
+}
+
 #[test]
 fn a_dry_run_downloads_nothing() {
     let bench = Bench::without_runtimes();

@@ -101,6 +101,7 @@ fn reuse_starts_no_builder() {
         },
         precision: Precision::Fp16,
         keep_fp32: Vec::new(),
+        weights: trt_compiler::WeightForm::Stored,
         calibration: None,
         profile: None,
         targets: vec!["89".parse().unwrap()],

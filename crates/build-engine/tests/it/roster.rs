@@ -1,8 +1,12 @@
 //! `--all`: what is stale is built, and one failure stops no other.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use trt_compiler::engine::WORKER_ARGUMENT;
 
 use crate::support::{Bench, shown, text};
 
@@ -74,4 +78,72 @@ fn an_empty_roster_says_so() {
     let output = bench.run(&["--all"]);
     assert_eq!(output.status.code(), Some(3), "{}", shown(&output));
     assert!(text(&output.stderr).contains("no agent in the store"), "{}", shown(&output));
+}
+
+/// The engine builders that a command has running: children of any of its threads.
+fn builders(parent: &Child) -> BTreeSet<u32> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", parent.id())).into_iter().flatten().flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let pids = children.flat_map(|pids| pids.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    let is_builder = |pid: &String| {
+        fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|it| it.contains(WORKER_ARGUMENT))
+    };
+    pids.filter(is_builder).map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// The first builder is made to stand still. With one at a time there would never be a second.
+#[test]
+fn two_jobs_are_two_builders_at_once() {
+    let Some(bench) = Bench::new() else { return };
+    toy_store::publish(&bench.store(), toy_store::DEFAULT_SEED).unwrap();
+    let mut command = bench.command(&["--all", "--jobs", "2", "--target", "89"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_mins(5);
+    let wait_for = |child: &mut Child, count: usize| loop {
+        let running = builders(child);
+        if running.len() >= count {
+            return running;
+        }
+        let ended = child.try_wait().unwrap();
+        assert!(
+            ended.is_none() && Instant::now() < deadline,
+            "{count} builders never ran at once: {ended:?}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let signal = |pid: u32, name: &str| {
+        assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+    };
+    let first = *wait_for(&mut child, 1).first().unwrap();
+    signal(first, "-STOP");
+    let both = wait_for(&mut child, 2);
+    assert!(both.contains(&first), "{both:?}");
+    signal(first, "-CONT");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+}
+
+/// A pipe can be read once: who reads it again waits for ever.
+#[test]
+fn calibration_texts_are_read_once_for_all_agents() {
+    let Some(bench) = Bench::new() else { return };
+    toy_store::publish(&bench.store(), toy_store::DEFAULT_SEED).unwrap();
+    let pipe = bench.root().with_file_name("texts.jsonl");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let arguments = ["--all", "--precision", "int8", "--dry-run", "--calib-data", pipe.to_str().unwrap()];
+    let mut child = bench.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    fs::write(&pipe, "\"Ships wait in the canal.\"\n\"The bank raised its rate.\"\n").unwrap();
+    let deadline = Instant::now() + Duration::from_mins(2);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it waits for the texts a second time");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", shown(&output));
+    for agent in ["analyst", "memory"] {
+        assert!(text(&output.stdout).contains(agent), "{}", shown(&output));
+    }
 }

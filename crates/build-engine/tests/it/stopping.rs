@@ -76,8 +76,8 @@ fn a_killed_builder_is_reported_and_leaves_nothing() {
     let Some(bench) = Bench::new() else { return };
     let folder = bench.model(Kind::Analyst);
     let (output, _) = cut_short(&bench, &folder, |_, builder| signal(builder, "KILL"));
-    assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
-    for part in ["killed by signal 9", "memory"] {
+    assert_eq!(output.status.code(), Some(7), "{}", shown(&output));
+    for part in ["killed by signal 9", "when memory runs out", "build on a larger host"] {
         assert!(text(&output.stderr).contains(part), "{part}: {}", shown(&output));
     }
     assert_eq!(versions(&bench), Vec::<String>::new());
@@ -96,7 +96,7 @@ fn a_builder_killed_in_the_middle_is_reported_and_leaves_nothing() {
         }
         signal(builder, "KILL");
     });
-    assert_eq!(output.status.code(), Some(1), "{}", shown(&output));
+    assert_eq!(output.status.code(), Some(7), "{}", shown(&output));
     assert!(text(&output.stderr).contains("killed by signal 9"), "{}", shown(&output));
     assert_eq!(versions(&bench), Vec::<String>::new());
 }

@@ -94,6 +94,7 @@ fn a_builder_without_memory_publishes_nothing_and_says_so() {
             },
             precision: Precision::Fp16,
             keep_fp32: Vec::new(),
+            weights: trt_compiler::WeightForm::Stored,
             calibration: None,
             profile: None,
             targets: vec!["89".parse().unwrap()],
@@ -160,4 +161,41 @@ fn plans_that_are_none_are_told_from_plans() {
     } else {
         check("a sound one, without a GPU", &plan, "GPU");
     }
+}
+
+/// The real builder in a mount namespace of its own, where the plan goes to a file system of a few pages.
+#[test]
+fn a_full_disk_is_no_fault_of_tensorrt() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = bench.model(Kind::Memory);
+    let scratch = tempfile::tempdir().unwrap();
+    let out = scratch.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let small = format!("mount -t tmpfs -o size=64k small {}", out.display());
+    let allowed = std::process::Command::new("unshare").args(["-rm", "sh", "-c", &small]).output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this process may not mount a small file system of its own (unshare -rm)");
+        return;
+    }
+    let program = scratch.path().join("cramped");
+    fs::write(
+        &program,
+        format!("#!/bin/sh\nexec unshare -rm sh -c '{small}; exec {BUILDER} \"$@\"' sh \"$@\"\n"),
+    )
+    .unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let checkpoint = onnx_export::Checkpoint::open(&folder).unwrap();
+    let head = onnx_export::Head::HiddenStates;
+    let exported =
+        onnx_export::export(&checkpoint, &onnx_export::ExportOptions::new(head, Precision::Fp16)).unwrap();
+    let onnx = folder.join("model.onnx");
+    fs::write(&onnx, exported.onnx).unwrap();
+    let request = request(&onnx, &out);
+    let error = engine::build(&request, &options(&program), &Interrupt::default(), |_, _, _| ()).unwrap_err();
+    let said = error.to_string();
+    assert!(matches!(error, EngineError::NoRoom { .. }), "{said}");
+    for part in ["no room to write the plan", "out/model.engine", "No space left", "model-store gc"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(CompileError::Engine(error).exit_code(), exit::ENVIRONMENT);
 }

@@ -11,6 +11,7 @@ mod decoders;
 mod encoders;
 mod files;
 mod graphs;
+mod materialised;
 mod scale;
 mod sentences;
 mod support;

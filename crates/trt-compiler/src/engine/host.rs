@@ -9,6 +9,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::{
     EngineFacts, EngineRequest, ExamineRequest, Examined, WORKER_ARGUMENT, WorkerMessage, WorkerRequest,
 };
@@ -18,6 +20,9 @@ use crate::interrupt::{Interrupt, Interrupted};
 const TICK: Duration = Duration::from_millis(50);
 /// Lines of the child's standard error that an error repeats.
 const LAST_WORDS: usize = 8;
+
+/// What the system says of a file system that takes no more.
+const NO_ROOM: [Errno; 2] = [Errno::NOSPC, Errno::DQUOT];
 
 /// What TensorRT passes on when the host's memory runs out.
 const BAD_ALLOC: &str = "std::bad_alloc";
@@ -73,6 +78,16 @@ pub enum EngineError {
         /// The errors it logged on the way, with the names of nodes.
         log: Vec<String>,
     },
+    /// There is no room for the plan.
+    #[error("there is no room to {stage} {}: {reason}; free some space on its file system (`model-store gc` retires old versions)", path.display())]
+    NoRoom {
+        /// What was being done.
+        stage: String,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
     /// The child process died.
     #[error("the engine builder {how} and left no answer{}{}", hint(*signal), lines(log))]
     Died {
@@ -105,7 +120,9 @@ fn lines(log: &[String]) -> String {
 
 fn hint(signal: Option<i32>) -> &'static str {
     match signal {
-        Some(9) => "; SIGKILL is how the kernel ends a process when memory runs out (see `dmesg`)",
+        Some(9) => {
+            "; SIGKILL is how the kernel ends a process when memory runs out (see `dmesg`): stop something, or build on a larger host"
+        }
         Some(6 | 11) => "; this is a crash inside TensorRT: try another --precision or --profile",
         _ => "",
     }
@@ -117,6 +134,8 @@ impl EngineError {
         match self {
             Self::Memory { .. } => true,
             Self::Refused { log, .. } => log.iter().any(|line| line.contains(BAD_ALLOC)),
+            // Nobody else kills a builder so: an operator's `kill -9` is one that wants to see it end.
+            Self::Died { signal, .. } => *signal == Some(9),
             _ => false,
         }
     }
@@ -242,7 +261,9 @@ fn converse(
             Ok(WorkerMessage::Log { error: false, text }) => warnings.push(text),
             Ok(WorkerMessage::Built(facts)) => outcome = Some(Ok(Answer::Built(facts))),
             Ok(WorkerMessage::Examined(examined)) => outcome = Some(Ok(Answer::Examined(examined))),
-            Ok(WorkerMessage::Failed { stage, reason }) => outcome = Some(Err((stage, reason))),
+            Ok(WorkerMessage::Failed { stage, reason, os_error }) => {
+                outcome = Some(Err((stage, reason, os_error)));
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -260,7 +281,14 @@ fn converse(
     interrupt.check()?;
     match outcome {
         Some(Ok(answer)) if status.success() => Ok((answer, warnings)),
-        Some(Err((stage, reason))) => Err(EngineError::Refused { stage, reason, log: errors }),
+        Some(Err((stage, reason, Some(number)))) if NO_ROOM.contains(&Errno::from_raw_os_error(number)) => {
+            let path = match request {
+                WorkerRequest::Build(request) => request.plan.clone(),
+                WorkerRequest::Examine(request) => request.plan.clone(),
+            };
+            Err(EngineError::NoRoom { stage, path, reason })
+        }
+        Some(Err((stage, reason, _))) => Err(EngineError::Refused { stage, reason, log: errors }),
         _ => {
             errors.extend(words.join().unwrap_or_default());
             Err(died(status, errors))
@@ -304,9 +332,17 @@ pub fn needed_memory_bytes(weight_bytes: u64) -> u64 {
     (350 << 20) + weight_bytes.saturating_mul(3)
 }
 
+/// The memory that comparing a graph with its reference takes, about: the reference holds its weights in fp32, ONNX Runtime
+/// holds those of the graph as they are stored and as the graph casts them, and both hold one output of a batch.
+#[must_use]
+pub(crate) fn gate_memory_bytes(reference_bytes: u64, weight_bytes: u64, output_bytes: u64) -> u64 {
+    let session = weight_bytes.saturating_mul(2);
+    let outputs = output_bytes.saturating_mul(2);
+    (150_u64 << 20).saturating_add(reference_bytes).saturating_add(session).saturating_add(outputs)
+}
+
 /// Refuses a build that the host has no memory for.
-pub(crate) fn check_memory(weight_bytes: u64) -> Result<(), EngineError> {
-    let needed_bytes = needed_memory_bytes(weight_bytes);
+pub(crate) fn check_memory(needed_bytes: u64) -> Result<(), EngineError> {
     let Some(free_bytes) = available_memory_bytes() else {
         return Ok(());
     };

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use onnx_export::DataType;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use host::check_memory;
 pub use host::{BuildOptions, EngineError, available_memory_bytes, build, examine, needed_memory_bytes};
+pub(crate) use host::{check_memory, gate_memory_bytes};
 pub use options::{EngineOptions, PlanTrait};
 #[cfg(feature = "tensorrt")]
 pub use worker::worker_main;
@@ -143,7 +143,13 @@ pub(crate) enum WorkerMessage {
     /// The plan was looked at.
     Examined(Examined),
     /// Neither could be done.
-    Failed { stage: String, reason: String },
+    Failed {
+        stage: String,
+        reason: String,
+        /// The number of the operating system's error, where one was the reason.
+        #[serde(default)]
+        os_error: Option<i32>,
+    },
 }
 
 /// What is known of a plan once it is built.

@@ -57,7 +57,8 @@ pub fn worker_main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            channel.send(&WorkerMessage::Failed { stage: failure.stage.to_owned(), reason: failure.reason });
+            let Failure { stage, reason, os_error } = failure;
+            channel.send(&WorkerMessage::Failed { stage: stage.to_owned(), reason, os_error });
             ExitCode::FAILURE
         }
     }
@@ -66,6 +67,7 @@ pub fn worker_main() -> ExitCode {
 pub(super) struct Failure {
     pub(super) stage: &'static str,
     pub(super) reason: String,
+    pub(super) os_error: Option<i32>,
 }
 
 /// Says at which stage an error happened.
@@ -77,13 +79,14 @@ impl<T, E: Into<Box<dyn std::error::Error>>> At<T> for Result<T, E> {
     fn at(self, stage: &'static str) -> Result<T, Failure> {
         self.map_err(|error| {
             let error = error.into();
+            let os_error = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
             let mut reason = error.to_string();
             let mut cause = error.source();
             while let Some(inner) = cause {
                 reason = format!("{reason}: {inner}");
                 cause = inner.source();
             }
-            Failure { stage, reason }
+            Failure { stage, reason, os_error }
         })
     }
 }
@@ -117,7 +120,11 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
     let parse_seconds = start.elapsed().as_secs_f64();
     if parser.network().nb_outputs() == 0 {
         // An empty file is an empty message, which the parser takes for a graph.
-        return Err(Failure { stage: "parse the graph", reason: "it has no outputs".to_owned() });
+        return Err(Failure {
+            stage: "parse the graph",
+            reason: "it has no outputs".to_owned(),
+            os_error: None,
+        });
     }
     let layers = layers(parser.network()).at("list the layers")?;
 
@@ -223,7 +230,7 @@ fn set_targets(config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Resul
             120 => ComputeCapability::kSM120,
             121 => ComputeCapability::kSM121,
             other => {
-                return Err(Failure { stage, reason: format!("SM {other} is unknown") });
+                return Err(Failure { stage, reason: format!("SM {other} is unknown"), os_error: None });
             }
         };
         config.set_compute_capability(capability, index).at(stage)?;

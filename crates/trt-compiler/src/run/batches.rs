@@ -7,7 +7,7 @@ use crate::job::Plan;
 use crate::subject::Words;
 
 /// Tokens in one batch of the check, padding included: small enough that a stop is heeded at once.
-const CHECK_TOKENS: usize = 512;
+pub(crate) const CHECK_TOKENS: usize = 512;
 
 /// The texts as batches of about [`CHECK_TOKENS`], short ones first, each with the numbers of its texts, from 1.
 ///

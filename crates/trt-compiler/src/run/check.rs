@@ -3,7 +3,7 @@
 use model_loader::TokenBatch;
 use model_store::Staging;
 use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Precision};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::Run;
 use super::batches::{batches, cut};
@@ -58,13 +58,10 @@ impl Run<'_> {
             || format!("the model itself, {by}, fp32"),
             |folder| format!("{}, {by}, fp32", folder.display()),
         );
-        let tools = json!({
-            "trt-compiler": env!("CARGO_PKG_VERSION"),
-            "onnxruntime": runtime.version,
-        });
         Ok(Evidence {
             format: 1,
             source: plan.source.clone(),
+            graph: None,
             reference,
             texts: job.texts.len(),
             texts_sha256: texts::digest(&job.texts),
@@ -73,7 +70,7 @@ impl Run<'_> {
             keep_fp32: job.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
             export: plan.export.clone(),
             verdict,
-            tools: tools.as_object().cloned().unwrap_or_default(),
+            tools: tools(runtime),
             host: host_name(),
         })
     }
@@ -153,7 +150,7 @@ impl Run<'_> {
     }
 }
 
-fn passed(verdict: &Verdict) -> String {
+pub(super) fn passed(verdict: &Verdict) -> String {
     let measured = &verdict.comparison;
     let top1 = measured.top1.map(|agree| format!("  top-1 {agree}/{}", measured.rows)).unwrap_or_default();
     let Thresholds { min_cosine, mean_cosine, .. } = verdict.thresholds;
@@ -171,6 +168,15 @@ fn passed(verdict: &Verdict) -> String {
     )
 }
 
-fn host_name() -> String {
+/// The tools of a check and their versions.
+pub(super) fn tools(runtime: &OnnxRuntime) -> Map<String, Value> {
+    let tools = json!({
+        "trt-compiler": env!("CARGO_PKG_VERSION"),
+        "onnxruntime": runtime.version,
+    });
+    tools.as_object().cloned().unwrap_or_default()
+}
+
+pub(super) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -7,7 +7,7 @@ use onnx_export::Precision;
 use serde_json::Value;
 
 use super::{GRAPH, Run, json_file, payload_path};
-use crate::engine::{self, EngineError, EngineFacts, EngineRequest, InputShape, Tf32};
+use crate::engine::{self, EngineError, EngineFacts, EngineRequest, InputShape, Tf32, check_memory};
 use crate::error::CompileError;
 use crate::evidence::EngineDescription;
 use crate::job::Plan;
@@ -16,6 +16,17 @@ use crate::observer::Step;
 use crate::reuse::{self, FLAVOUR, LAYERS_FILE, Reuse, Search};
 use crate::runtimes::RtxLibraries;
 use crate::target::{self, Target};
+
+/// An engine that is to be, and the equal one that the store may have.
+pub(super) struct Wanted {
+    request: EngineRequest,
+    /// Where in the version it goes.
+    folder: String,
+    path: PayloadPath,
+    weights: Vec<FileEntry>,
+    key: String,
+    search: Search,
+}
 
 impl Run<'_> {
     pub(super) fn request(&self, staging: &Staging, plan: &Plan, libraries: RtxLibraries) -> EngineRequest {
@@ -37,13 +48,15 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn build_engine(
-        &mut self,
+    /// Looks for an equal engine in the store, which is then in the staging. Without one, memory for a build is asked
+    /// after: before the check, which takes its time.
+    pub(super) fn look_for_engine(
+        &self,
         staging: &Staging,
         plan: &Plan,
-        request: &EngineRequest,
+        request: EngineRequest,
         files: &[FileEntry],
-    ) -> Result<((EngineDescription, PayloadPath), String), CompileError> {
+    ) -> Result<Wanted, CompileError> {
         let version = native::tensorrt_version(&request.libraries.core, None).map_err(|error| {
             EngineError::Refused {
                 stage: "load TensorRT-RTX".to_owned(),
@@ -56,16 +69,29 @@ impl Run<'_> {
         let folder = format!("engines/{FLAVOUR}-{}/{targets}-{}", parts.join("."), plan.export.precision);
         let path = payload_path(&format!("{folder}/model.engine"))?;
         let weights: Vec<FileEntry> =
-            files.iter().filter(|file| file.path.as_str().ends_with(".safetensors")).cloned().collect();
-        let key = reuse::key(&version, &plan.export.onnx_sha256, &weights, request);
+            files.iter().filter(|file| plan.is_weight(file.path.as_str())).cloned().collect();
+        let key = reuse::key(&version, &plan.export.onnx_sha256, &weights, &request);
         let search = match self.job.reuse {
             Reuse::Allowed => reuse::take_over(&self.job.store, staging, &path, &key)?,
             Reuse::Forbidden => Search::default(),
         };
+        if search.found.is_none() {
+            check_memory(plan.memory_bytes())?;
+        }
+        Ok(Wanted { request, folder, path, weights, key, search })
+    }
+
+    pub(super) fn build_engine(
+        &mut self,
+        staging: &Staging,
+        plan: &Plan,
+        wanted: Wanted,
+    ) -> Result<((EngineDescription, PayloadPath), String), CompileError> {
+        let Wanted { request, folder, path, weights, key, search } = wanted;
         let (facts, plan_sha256, reused_from) = if let Some((record, whose)) = search.found {
             (record.facts, record.plan_sha256, Some(whose))
         } else {
-            let (facts, digest) = self.run_builder(staging, request, &path)?;
+            let (facts, digest) = self.run_builder(staging, &request, &path)?;
             (facts, digest.to_string(), None)
         };
         let description = EngineDescription {

@@ -59,6 +59,7 @@ pub(crate) fn job(store: &Path, folder: &Path, precision: Precision, runtimes: &
         },
         precision,
         keep_fp32: Vec::new(),
+        weights: trt_compiler::WeightForm::Stored,
         calibration: None,
         profile: None,
         targets: Target::DEFAULT.to_vec(),
