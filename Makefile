@@ -7,7 +7,7 @@ export HUB_PYTHON ?= $(CURDIR)/target/hub-python/bin/python
 export SIGNING_PYTHON ?= $(CURDIR)/target/signing-python/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools test-tools s3-server cluster-test hub-python signing-python torture runtimes models fuzz cuda-check bench bench-peers clean-demo
+.PHONY: help demo test ci lint doc setup build-tools test-tools s3-server cluster-test gpu-check hub-python signing-python torture runtimes models fuzz cuda-check bench bench-peers clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -26,6 +26,9 @@ test: setup test-tools s3-server hub-python signing-python models lint ## all se
 
 torture: build-tools test-tools ## every crash point, error, power cut, and an hour of crowd (CROWD_SECONDS=3600); as root, for the mounts
 	TORTURE=full CROWD_SECONDS=$${CROWD_SECONDS:-3600} cargo test -p model-store --test it torture:: -- --nocapture --test-threads=1
+
+gpu-check: setup models ## engines built, judged and measured on this host's GPU; writes docs/gpu.md
+	@scripts/gpu-check
 
 lint: build-tools
 	cargo fmt --all --check

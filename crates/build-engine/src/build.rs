@@ -59,7 +59,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<ExitCode, Failure> {
 
 /// The first Ctrl-C asks the run to stop and clean up; a second one ends the process on the spot, and the next writer
 /// clears what it leaves.
-fn listen() -> Result<Interrupt, Failure> {
+pub(crate) fn listen() -> Result<Interrupt, Failure> {
     let interrupt = Interrupt::default();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register_conditional_shutdown(signal, exit::INTERRUPTED.into(), interrupt.flag())

@@ -62,6 +62,8 @@ pub(crate) enum Command {
     Preflight(EngineArgs),
     /// Say what the engines of a version are: sizes, layers, precision, graph, and whether their bytes are sound
     Inspect(EngineArgs),
+    /// Measure the engines of a version on this host's GPU: how near to the reference, and how fast
+    Bench(crate::bench::BenchArgs),
     /// Print completions for a shell
     Completions {
         /// Which shell

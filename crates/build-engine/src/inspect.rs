@@ -92,13 +92,9 @@ fn facts(engine: &Inspection) -> Vec<String> {
         for profile in &it.options.more_profiles {
             say("profile", format!("also {profile}"));
         }
-        for output in it.outputs.as_array().into_iter().flatten() {
-            let of = |key: &str| output[key].as_str().unwrap_or_default().to_owned();
-            let shape = output["shape"].as_array().into_iter().flatten().filter_map(|dim| dim.as_str());
-            say(
-                "output",
-                format!("{} {} [{}]", of("name"), of("dtype"), shape.collect::<Vec<_>>().join(" × ")),
-            );
+        for output in &it.outputs {
+            let dtype = format!("{:?}", output.dtype).to_lowercase();
+            say("output", format!("{} {dtype} [{}]", output.name, output.shape.join(" × ")));
         }
     }
     if let Some(graph) = &engine.graph {

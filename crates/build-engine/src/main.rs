@@ -1,5 +1,6 @@
 //! The command that turns a model into a checked, published TensorRT engine.
 
+mod bench;
 mod build;
 mod cli;
 mod doctor;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Some(cli::Command::Doctor(args)) => doctor::run(&args),
         Some(cli::Command::Preflight(args)) => preflight::run(&args),
         Some(cli::Command::Inspect(args)) => inspect::run(&args),
+        Some(cli::Command::Bench(args)) => bench::run(&args),
         Some(cli::Command::Completions { shell }) => cli::completions(shell),
         None => build::run(&cli.build),
     };

@@ -9,8 +9,9 @@ use crate::LoadError;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
-    /// The fastest that is there, by what was measured (docs/benchmarks.md): on the CPU this crate's own kernels, on a GPU
-    /// candle. What it became is logged, and can be asked for after loading.
+    /// The fastest that is there: on the CPU this crate's own kernels (docs/benchmarks.md), on a GPU the version's TensorRT
+    /// engine, if the feature `tensorrt` and an engine for that GPU are there, else candle. What it became is logged, and
+    /// can be asked for after loading.
     #[default]
     Auto,
     /// This crate's own float32 kernels on the CPU.
@@ -19,6 +20,9 @@ pub enum Backend {
     Candle,
     /// ONNX Runtime on the folder's `model.onnx`, with the feature `onnxruntime`; the library is found at run time.
     OnnxRuntime,
+    /// TensorRT on the version's engine, with the feature `tensorrt`; the library is found at run time. It computes on the
+    /// GPU asked for, and on the first where none was. Texts are cut at the longest sequence that the engine takes.
+    TensorRt,
 }
 
 impl Backend {
@@ -30,6 +34,7 @@ impl Backend {
             Self::Cpu => "cpu",
             Self::Candle => "candle",
             Self::OnnxRuntime => "onnxruntime",
+            Self::TensorRt => "tensorrt",
         }
     }
 }
@@ -44,11 +49,11 @@ impl FromStr for Backend {
     type Err = LoadError;
 
     fn from_str(text: &str) -> Result<Self, LoadError> {
-        let all = [Self::Auto, Self::Cpu, Self::Candle, Self::OnnxRuntime];
+        let all = [Self::Auto, Self::Cpu, Self::Candle, Self::OnnxRuntime, Self::TensorRt];
         all.into_iter().find(|backend| backend.name() == text).ok_or_else(|| LoadError::Name {
             name: text.to_owned(),
             kind: "backend",
-            reason: "write `auto`, `cpu`, `candle` or `onnxruntime`",
+            reason: "write `auto`, `cpu`, `candle`, `onnxruntime` or `tensorrt`",
         })
     }
 }
@@ -103,6 +108,43 @@ pub struct LoadOptions {
 }
 
 impl LoadOptions {
+    /// What `load` loads, where an engine is asked for, or nobody said what computes on a GPU. In the latter case, and
+    /// where the CPU may take the place of a GPU, an engine that cannot be used is passed over, and the log says why.
+    #[cfg(feature = "tensorrt")]
+    pub(crate) fn in_tensorrt<T>(
+        &self,
+        load: impl FnOnce() -> Result<T, LoadError>,
+    ) -> Result<Option<T>, LoadError> {
+        let asked = match (self.backend, self.device) {
+            (Backend::TensorRt, _) => true,
+            (Backend::Auto, Device::Cuda(_)) => false,
+            _ => return Ok(None),
+        };
+        match load() {
+            Ok(loaded) => Ok(Some(loaded)),
+            Err(LoadError::Backend { backend: Backend::TensorRt, reason }) if !asked => {
+                tracing::info!(device = %self.device, reason, "no TensorRT engine is used");
+                Ok(None)
+            }
+            Err(LoadError::Backend { backend: Backend::TensorRt, reason }) if self.cpu_fallback => {
+                tracing::warn!(device = %self.device, reason, "TensorRT was asked for and cannot be used");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An error for a backend that this program was built without.
+    pub(crate) fn require_built(&self) -> Result<(), LoadError> {
+        let missing = match self.backend {
+            Backend::OnnxRuntime if !cfg!(feature = "onnxruntime") => "onnxruntime",
+            Backend::TensorRt if !cfg!(feature = "tensorrt") => "tensorrt",
+            _ => return Ok(()),
+        };
+        let reason = format!("this program was built without the feature `{missing}`");
+        Err(LoadError::Backend { backend: self.backend, reason })
+    }
+
     /// For what computes on the CPU only: an error if a GPU was asked for, unless the CPU may take its place.
     pub(crate) fn require_cpu(&self) -> Result<(), LoadError> {
         match self.device {

@@ -30,8 +30,8 @@ pub struct TextClassifier {
 #[derive(Debug)]
 enum Network {
     Encoder(Box<(Encoder, Head)>),
-    #[cfg(feature = "onnxruntime")]
-    Graph(crate::onnx::Graph),
+    #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
+    Graph(crate::graph::Graph),
 }
 
 /// The label of a text.
@@ -58,14 +58,14 @@ impl TextClassifier {
         config.refuse_other_heads()?;
         let (network, tokenizer) = Network::load(dir, &config, options)?;
         let model = Self { network, config, tokenizer, resolved: None };
-        #[cfg(feature = "onnxruntime")]
+        #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
         let model = model.checked()?;
         tracing::debug!(path = %dir.display(), backend = %model.backend(), "text classifier loaded");
         Ok(model)
     }
 
     /// A graph has to give a logit for each label.
-    #[cfg(feature = "onnxruntime")]
+    #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
     fn checked(self) -> Result<Self, LoadError> {
         if matches!(self.network, Network::Graph(_)) {
             self.classify(&["A sentence."])?;
@@ -108,7 +108,7 @@ impl TextClassifier {
             Network::Encoder(model) => {
                 model.0.map_batch(batch, |row, vectors| finite(row, model.1.run(vectors)))
             }
-            #[cfg(feature = "onnxruntime")]
+            #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
             Network::Graph(graph) => graph.map_batch(batch, |row, logits, _| finite(row, logits.to_vec())),
         }
     }
@@ -143,13 +143,12 @@ impl TextClassifier {
                 let (encoder, head) = &**model;
                 encoder.map_texts(tokens, |row, vectors| f(finite(row, head.run(vectors))?))
             }
-            #[cfg(feature = "onnxruntime")]
+            #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
             Network::Graph(graph) => graph.map_texts(tokens, |row, logits, found| {
-                let (path, expected) = (graph.path().display(), self.labels().len());
+                let expected = self.labels().len();
                 if found != expected {
-                    let reason =
-                        format!("{path} gives {found} logits where config.json has {expected} labels");
-                    return Err(LoadError::Backend { backend: Backend::OnnxRuntime, reason });
+                    let reason = format!("gives {found} logits where config.json has {expected} labels");
+                    return Err(graph.misfit(&reason));
                 }
                 f(finite(row, logits.to_vec())?)
             }),
@@ -199,8 +198,8 @@ impl TextClassifier {
     pub fn backend(&self) -> Backend {
         match &self.network {
             Network::Encoder(model) => model.0.backend(),
-            #[cfg(feature = "onnxruntime")]
-            Network::Graph(_) => Backend::OnnxRuntime,
+            #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
+            Network::Graph(graph) => graph.backend(),
         }
     }
 
@@ -223,22 +222,28 @@ impl TextClassifier {
     }
 }
 
-#[cfg(feature = "onnxruntime")]
+#[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
 const GRAPH_OUTPUTS: [(&str, usize); 1] = [("logits", 2)];
 
 impl Network {
     fn load(dir: &Path, config: &ModelConfig, options: &LoadOptions) -> Result<(Self, Tokenizer), LoadError> {
-        if options.backend == Backend::OnnxRuntime {
-            #[cfg(feature = "onnxruntime")]
-            {
-                options.require_cpu()?;
-                let tokenizer = Tokenizer::from_dir(dir, config)?;
-                let graph = crate::onnx::Graph::find(&[dir], &GRAPH_OUTPUTS, tokenizer.pad_id())?;
-                return Ok((Self::Graph(graph), tokenizer));
-            }
-            #[cfg(not(feature = "onnxruntime"))]
-            return Err(LoadError::no_onnxruntime());
+        #[cfg(feature = "tensorrt")]
+        if let Some((graph, tokenizer)) = options.in_tensorrt(|| {
+            let mut tokenizer = Tokenizer::from_dir(dir, config)?;
+            let (graph, longest) = crate::tensorrt::find(dir, &GRAPH_OUTPUTS, tokenizer.pad_id(), options)?;
+            tokenizer.shorten(longest)?;
+            Ok((graph, tokenizer))
+        })? {
+            return Ok((Self::Graph(graph), tokenizer));
         }
+        #[cfg(feature = "onnxruntime")]
+        if options.backend == Backend::OnnxRuntime {
+            options.require_cpu()?;
+            let tokenizer = Tokenizer::from_dir(dir, config)?;
+            let graph = crate::onnx::find(&[dir], &GRAPH_OUTPUTS, tokenizer.pad_id())?;
+            return Ok((Self::Graph(graph), tokenizer));
+        }
+        options.require_built()?;
         let weights = Weights::open(dir)?;
         let head = Head::load(config, &weights)?;
         let (tokenizer, encoder) = rayon::join(

@@ -330,12 +330,6 @@ impl LoadError {
         Self::Config { path: path.to_owned(), reason: reason.into() }
     }
 
-    #[cfg(not(feature = "onnxruntime"))]
-    pub(crate) fn no_onnxruntime() -> Self {
-        let reason = "this program was built without the feature `onnxruntime`".to_owned();
-        Self::Backend { backend: crate::Backend::OnnxRuntime, reason }
-    }
-
     pub(crate) fn compute(what: &'static str) -> impl FnOnce(candle_core::Error) -> Self {
         move |source| Self::Compute { what, source }
     }

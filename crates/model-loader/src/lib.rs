@@ -29,6 +29,8 @@ mod config;
 mod encoder;
 mod error;
 mod files;
+#[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
+mod graph;
 pub mod hub_cache;
 mod lm;
 mod metadata;
@@ -43,6 +45,8 @@ mod resolve;
 mod sentence;
 mod shared;
 mod signed;
+#[cfg(feature = "tensorrt")]
+mod tensorrt;
 mod tokenizer;
 mod verified;
 mod weights;

@@ -16,7 +16,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
 use ort::value::Tensor;
 
-pub(crate) use graph::Graph;
+pub(crate) use graph::find;
 pub use places::{DEFAULT_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, Places, RUNTIMES_VARIABLE};
 pub use tensor::OnnxTensor;
 

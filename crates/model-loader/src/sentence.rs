@@ -54,8 +54,8 @@ pub struct SentenceEmbedder {
 enum Network {
     Encoder(Box<Encoder>),
     Static(StaticEmbedding),
-    #[cfg(feature = "onnxruntime")]
-    Graph(crate::onnx::Graph),
+    #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
+    Graph(crate::graph::Graph),
 }
 
 impl SentenceEmbedder {
@@ -72,7 +72,7 @@ impl SentenceEmbedder {
         let (network, config, tokenizer) = match &modules.input {
             Input::Static { folder } => {
                 options.require_cpu()?;
-                if options.backend == Backend::OnnxRuntime {
+                if matches!(options.backend, Backend::OnnxRuntime | Backend::TensorRt) {
                     let reason = format!("{} is a table of vectors, which needs none", folder.display());
                     return Err(LoadError::Backend { backend: options.backend, reason });
                 }
@@ -81,7 +81,8 @@ impl SentenceEmbedder {
             }
             Input::Transformer { folder, .. } => {
                 let config = ModelConfig::from_dir(folder)?;
-                let (network, tokenizer) = Network::load(dir, folder, &config, options)?;
+                let pooling = modules.pooling(&config)?;
+                let (network, tokenizer) = Network::load(dir, folder, &config, options, &pooling)?;
                 (network, Some(config), tokenizer)
             }
         };
@@ -101,14 +102,14 @@ impl SentenceEmbedder {
             steps.push(step);
         }
         let model = Self { network, config, tokenizer, pooling, steps, settings, width, resolved: None };
-        #[cfg(feature = "onnxruntime")]
+        #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
         let model = model.checked()?;
         tracing::debug!(path = %dir.display(), backend = %model.backend(), "sentence embedder loaded");
         Ok(model)
     }
 
     /// A graph has to give vectors of the right length.
-    #[cfg(feature = "onnxruntime")]
+    #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
     fn checked(self) -> Result<Self, LoadError> {
         if matches!(self.network, Network::Graph(_)) {
             self.embed_with_prompt(&["A sentence."], "")?;
@@ -243,7 +244,7 @@ impl SentenceEmbedder {
                 let embed = |(index, text): (usize, &Tokens)| f(index, self.finish(table.embed(&text.ids)?));
                 tokens.par_iter().enumerate().map(embed).collect()
             }
-            #[cfg(feature = "onnxruntime")]
+            #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
             Network::Graph(graph) if graph.gives_tokens() => {
                 let hidden = self.config.as_ref().map_or(0, |config| config.hidden);
                 graph.map_texts(tokens, |index, vectors, width| {
@@ -251,16 +252,12 @@ impl SentenceEmbedder {
                     pooled(index, vectors, width)
                 })
             }
-            #[cfg(feature = "onnxruntime")]
-            Network::Graph(graph) if prompt_tokens > 0 && !self.pooling.include_prompt => {
-                let reason = format!(
-                    "{} pools by itself, and this model's prompts are not to be pooled; take the backend `cpu`",
-                    graph.path().display()
-                );
-                Err(LoadError::Backend { backend: Backend::OnnxRuntime, reason })
-            }
+            #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
+            Network::Graph(graph) if prompt_tokens > 0 && !self.pooling.include_prompt => Err(graph.misfit(
+                "pools by itself, and this model's prompts are not to be pooled; take the backend `cpu`",
+            )),
             // Such a graph has the modules in it.
-            #[cfg(feature = "onnxruntime")]
+            #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
             Network::Graph(graph) => graph.map_texts(tokens, |index, vector, width| {
                 check_width(graph, width, self.width)?;
                 f(index, vector.to_vec())
@@ -281,11 +278,11 @@ impl SentenceEmbedder {
                 })
             }
             Network::Static(_) => self.map(&batch.texts(), 0, finite),
-            #[cfg(feature = "onnxruntime")]
+            #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
             Network::Graph(graph) if graph.gives_tokens() => graph.map_batch(batch, |row, vectors, width| {
                 finite(row, self.finish(self.pooling.pool(vectors, width, 0)))
             }),
-            #[cfg(feature = "onnxruntime")]
+            #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
             Network::Graph(graph) => graph.map_batch(batch, |row, vector, _| finite(row, vector.to_vec())),
         }
     }
@@ -323,8 +320,8 @@ impl SentenceEmbedder {
         match &self.network {
             Network::Encoder(encoder) => encoder.backend(),
             Network::Static(_) => Backend::Cpu,
-            #[cfg(feature = "onnxruntime")]
-            Network::Graph(_) => Backend::OnnxRuntime,
+            #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
+            Network::Graph(graph) => graph.backend(),
         }
     }
 
@@ -366,7 +363,7 @@ impl SentenceEmbedder {
 }
 
 /// What a graph may give for a sentence, best first: what pools by itself cannot leave out a prompt.
-#[cfg(feature = "onnxruntime")]
+#[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
 const GRAPH_OUTPUTS: [(&str, usize); 3] =
     [("last_hidden_state", 3), ("token_embeddings", 3), ("sentence_embedding", 2)];
 
@@ -377,34 +374,41 @@ impl Network {
         folder: &Path,
         config: &ModelConfig,
         options: &LoadOptions,
+        pooling: &Pooling,
     ) -> Result<(Self, Tokenizer), LoadError> {
-        if options.backend != Backend::OnnxRuntime {
-            let (tokenizer, encoder) = load_both(folder, config, options)?;
-            return Ok((Self::Encoder(Box::new(encoder)), tokenizer));
+        #[cfg(feature = "tensorrt")]
+        if let Some((graph, tokenizer)) = options.in_tensorrt(|| {
+            // Where nobody asked for an engine, it is taken only if it does all that the encoder does.
+            let asked = options.backend == Backend::TensorRt;
+            let outputs =
+                if asked || pooling.include_prompt { &GRAPH_OUTPUTS[..] } else { &GRAPH_OUTPUTS[..2] };
+            let mut tokenizer = Tokenizer::from_dir(folder, config)?;
+            let (graph, longest) = crate::tensorrt::find(dir, outputs, tokenizer.pad_id(), options)?;
+            tokenizer.shorten(longest)?;
+            Ok((graph, tokenizer))
+        })? {
+            return Ok((Self::Graph(graph), tokenizer));
         }
         #[cfg(feature = "onnxruntime")]
-        {
+        if options.backend == Backend::OnnxRuntime {
             options.require_cpu()?;
             let tokenizer = Tokenizer::from_dir(folder, config)?;
-            let graph = crate::onnx::Graph::find(&[dir, folder], &GRAPH_OUTPUTS, tokenizer.pad_id())?;
-            Ok((Self::Graph(graph), tokenizer))
+            let graph = crate::onnx::find(&[dir, folder], &GRAPH_OUTPUTS, tokenizer.pad_id())?;
+            return Ok((Self::Graph(graph), tokenizer));
         }
-        #[cfg(not(feature = "onnxruntime"))]
-        {
-            let _ = dir;
-            Err(LoadError::no_onnxruntime())
-        }
+        let _ = (dir, pooling);
+        options.require_built()?;
+        let (tokenizer, encoder) = load_both(folder, config, options)?;
+        Ok((Self::Encoder(Box::new(encoder)), tokenizer))
     }
 }
 
-#[cfg(feature = "onnxruntime")]
-fn check_width(graph: &crate::onnx::Graph, found: usize, expected: usize) -> Result<(), LoadError> {
+#[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
+fn check_width(graph: &crate::graph::Graph, found: usize, expected: usize) -> Result<(), LoadError> {
     if found == expected {
         return Ok(());
     }
-    let path = graph.path().display();
-    let reason = format!("{path} gives vectors of {found} components where the folder's have {expected}");
-    Err(LoadError::Backend { backend: Backend::OnnxRuntime, reason })
+    Err(graph.misfit(&format!("gives vectors of {found} components where the folder's have {expected}")))
 }
 
 /// Loads tokenizer and encoder side by side: each takes about half of the time.

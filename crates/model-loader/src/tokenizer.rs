@@ -126,6 +126,24 @@ impl Tokenizer {
         Ok(Self { inner, whole: OnceLock::new(), path, max_tokens, special_tokens: 0, pad_id })
     }
 
+    /// Has texts cut at so many tokens, special tokens included, if they may be longer now.
+    #[cfg(feature = "tensorrt")]
+    pub(crate) fn shorten(&mut self, max_tokens: usize) -> Result<(), LoadError> {
+        if max_tokens >= self.max_tokens {
+            return Ok(());
+        }
+        if max_tokens <= self.special_tokens {
+            let reason = format!("texts of {max_tokens} tokens hold nothing but special tokens");
+            return Err(LoadError::config(&self.path, reason));
+        }
+        let truncation = self.inner.get_truncation().cloned().unwrap_or_default();
+        let truncation = TruncationParams { max_length: max_tokens, ..truncation };
+        let set = self.inner.with_truncation(Some(truncation)).map(|_| ());
+        set.map_err(|source| self.failed(source))?;
+        self.max_tokens = max_tokens;
+        Ok(())
+    }
+
     /// Tokenizes the texts, each truncated, none padded, in the order given.
     pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<Tokens>, LoadError> {
         self.encode(texts.iter().map(AsRef::as_ref).collect::<Vec<&str>>())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use glob::Pattern;
 use prost::Message;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Checkpoint;
@@ -144,7 +144,7 @@ pub struct ExportReport {
 }
 
 /// Name, element type and shape of an input or output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorDescription {
     /// Name.
     pub name: String,

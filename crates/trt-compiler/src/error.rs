@@ -42,6 +42,9 @@ pub enum CompileError {
     /// There is no engine.
     #[error(transparent)]
     Engine(EngineError),
+    /// The engine cannot be run.
+    #[error(transparent)]
+    Runtime(#[from] engine_runtime::RuntimeError),
     /// The graph is too far from the reference.
     #[error("refused to publish {agent}/{version}: the graph differs from the reference{}{}\n  next: {}", failures(verdict), explained(explanation.as_deref()), next(*precision, verdict))]
     Gate {
@@ -166,6 +169,7 @@ impl CompileError {
             // A model that gives NaN is refused as a graph that does is.
             Self::Reference(LoadError::NotFinite { .. }) | Self::Gate { .. } => exit::REFUSED,
             Self::Reference(error) => error.exit_code(),
+            Self::Runtime(error) => error.exit_code(),
             Self::Engine(EngineError::Unsupported { .. })
             | Self::Profile { .. }
             | Self::Turing

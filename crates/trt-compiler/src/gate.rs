@@ -56,7 +56,7 @@ impl Thresholds {
 }
 
 /// What is asked for otherwise than the table has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ThresholdWishes {
     /// See [`Thresholds::max_abs`].
     pub max_abs: Option<f64>,
@@ -162,6 +162,20 @@ pub struct Worst {
 }
 
 impl Comparison {
+    /// The same figures as JSON can hold them, which knows neither infinity nor NaN: the largest number stands for both.
+    /// What is wrong is in the verdict's words and in the counts.
+    #[cfg_attr(not(feature = "tensorrt"), expect(dead_code, reason = "a child process reports so"))]
+    pub(crate) fn in_numbers(mut self) -> Self {
+        let Self { max_abs, mean_abs, reference_max, cosine_min, cosine_mean, worst, .. } = &mut self;
+        for figure in [max_abs, mean_abs, reference_max, cosine_min, cosine_mean] {
+            *figure = if figure.is_finite() { *figure } else { f64::MAX };
+        }
+        for value in [&mut worst.reference, &mut worst.found] {
+            *value = if value.is_finite() { *value } else { f32::MAX };
+        }
+        self
+    }
+
     /// What is wrong with the output by itself, whatever the reference.
     fn broken(&self) -> Vec<String> {
         let Worst { text, column, reference, .. } = self.worst;
@@ -425,6 +439,18 @@ mod tests {
         check("not a number", [[f32::NAN, 0.0], [0.0, 1.0]], &["1 values are NaN", "text 1, column 0"]);
         check("infinite", [[1.0, 0.0], [f32::INFINITY, 1.0]], &["1 infinite", "text 2, column 0"]);
         check("zeros", [[0.0, 0.0], [0.0, 0.0]], &["all 2 rows"]);
+    }
+
+    /// A child that judges an engine reports by JSON; a verdict about NaN was lost on the way.
+    #[test]
+    fn a_verdict_about_nan_survives_json() -> Result<(), serde_json::Error> {
+        let verdict = judge(&[[1.0, 0.0], [0.0, 1.0]], &[[f32::NAN, 0.0], [f32::INFINITY, 1.0]], true);
+        let comparison = verdict.comparison.in_numbers();
+        let verdict = Verdict { comparison, ..verdict };
+        let read: Verdict = serde_json::from_str(&serde_json::to_string(&verdict)?)?;
+        assert_eq!(read, verdict);
+        assert!(!read.passed());
+        Ok(())
     }
 
     #[test]

@@ -13,8 +13,9 @@ use serde_json::Value;
 pub use self::graph::GraphSummary;
 use crate::engine::{self, BuildOptions, Depth, ExamineRequest, Layer};
 use crate::interrupt::Interrupt;
-use crate::reuse::{EngineRecord, LAYERS_FILE, beside, engines_of};
+use crate::reuse::{LAYERS_FILE, beside, engines_of};
 use crate::runtimes::Runtimes;
+use engine_runtime::EngineRecord;
 
 /// The graph of a version is some hundred kilobytes; weights lie elsewhere.
 const MAX_GRAPH_BYTES: u64 = 2 << 30;

@@ -10,7 +10,7 @@ use onnx_export::{
 use serde::Serialize;
 
 use crate::calibrate::Method;
-use crate::engine::{BuildOptions, EngineOptions, gate_memory_bytes, needed_memory_bytes};
+use crate::engine::{BuildOptions, EngineOptions, check_options, gate_memory_bytes, needed_memory_bytes};
 use crate::error::CompileError;
 use crate::evidence::Provenance;
 use crate::gate::{ThresholdWishes, Thresholds};
@@ -276,7 +276,7 @@ fn planned(
     if let Some(asked) = profiles.clone().map(|it| it.sequence.max).find(|asked| *asked as usize > longest) {
         return Err(CompileError::Profile { asked, longest });
     }
-    job.options.check()?;
+    check_options(&job.options, engine_runtime::gpus().is_ok())?;
     if job.engine == EngineWish::Build && job.targets.iter().any(|target| target.sm() == 75) {
         let scores = matches!(options.head, Head::SequenceClassification);
         if job.precision != Precision::Fp16 || scores {
@@ -307,7 +307,7 @@ fn planned(
     })
 }
 
-fn thresholds(precision: Precision, head: &Head) -> Thresholds {
+pub(crate) fn thresholds(precision: Precision, head: &Head) -> Thresholds {
     let table = Thresholds::of(precision);
     match head {
         Head::SentenceEmbedding(_) | Head::SequenceClassification => table,
@@ -331,7 +331,7 @@ fn stand_in_ranges(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<R
 }
 
 /// What the graph of this folder gives.
-fn head_of(checkpoint: &Checkpoint) -> Result<Head, CompileError> {
+pub(crate) fn head_of(checkpoint: &Checkpoint) -> Result<Head, CompileError> {
     if checkpoint.is_decoder() {
         return Ok(Head::CausalLm { cache: false });
     }

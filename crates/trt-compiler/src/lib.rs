@@ -11,6 +11,10 @@
 
 mod calibrate;
 pub mod engine;
+#[cfg(feature = "tensorrt")]
+mod engine_bench;
+#[cfg(feature = "tensorrt")]
+mod engine_gate;
 mod error;
 mod evidence;
 mod explain;
@@ -20,11 +24,9 @@ mod inspect;
 mod interrupt;
 mod job;
 mod naming;
-mod native;
 mod observer;
 pub mod payload;
 mod preflight;
-mod profile;
 mod report;
 mod reuse;
 mod run;
@@ -32,11 +34,19 @@ mod runtimes;
 pub mod session;
 mod stale;
 mod subject;
-pub mod target;
 pub mod texts;
 
 pub use calibrate::Method;
 pub use engine::{available_memory_bytes, needed_memory_bytes};
+#[cfg(feature = "tensorrt")]
+pub use engine_bench::{BenchRow, Timing, bench_engine, bench_sizes};
+#[cfg(feature = "tensorrt")]
+pub use engine_gate::judge_engine;
+pub(crate) use engine_runtime as native;
+/// The runtime: what an engine is, whether a host can run it, and, with the feature `tensorrt`, running it.
+pub use engine_runtime as runtime;
+pub(crate) use engine_runtime::profile;
+pub use engine_runtime::{EngineRecord, Gpu, Profile, Span, Target, target, tensorrt_version};
 pub use error::CompileError;
 pub use evidence::{CalibrationRecord, EngineDescription, Evidence, Provenance};
 pub use explain::{Deviation, Explanation};
@@ -46,15 +56,12 @@ pub use inspect::{GraphSummary, Inspection, inspect};
 pub use interrupt::{Interrupt, Interrupted};
 pub use job::{Calibration, EngineWish, Job, ModelSource, Plan, WeightForm};
 pub use naming::{default_version, now};
-pub use native::{Gpu, tensorrt_version};
 pub use observer::{Observer, Step};
 pub use preflight::{EngineCheck, HostFacts, Obstacle, preflight};
-pub use profile::{Profile, Span};
-pub use reuse::{EngineRecord, FoundEngine, Reuse, engines_of};
+pub use reuse::{FoundEngine, Reuse, engines_of};
 pub use run::{Outcome, dry_run, run};
 pub use runtimes::{
     DEFAULT_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, RUNTIMES_VARIABLE, RtxLibraries, Runtimes,
     TENSORRT_RTX_VARIABLE,
 };
 pub use stale::{EngineWanted, Wish, staleness};
-pub use target::Target;

@@ -5,9 +5,9 @@ use serde::{Serialize, Serializer};
 
 use crate::engine::{self, BuildOptions, Depth, ExamineRequest};
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::native::{self, Gpu};
-use crate::reuse::{EngineRecord, FLAVOUR, FoundEngine, engines_of};
+use crate::reuse::{FLAVOUR, FoundEngine, engines_of};
 use crate::runtimes::{RtxLibraries, Runtimes};
+use engine_runtime::{EngineRecord, Gpu};
 
 /// What a host has to run engines with.
 #[derive(Clone, Debug, Serialize)]
@@ -40,12 +40,12 @@ impl HostFacts {
             format!("no {} in {}", missing.file, searched.join(", "))
         });
         let tensorrt_rtx = libraries.clone().and_then(|libraries| {
-            let opened = native::tensorrt_version(&libraries.core, None);
+            let opened = engine_runtime::tensorrt_version(&libraries.core, None);
             opened.map_err(|error| {
                 format!("{} does not open: {}", libraries.core.display(), with_causes(&error))
             })
         });
-        Self { gpus: native::gpus(), tensorrt_rtx, libraries: libraries.ok() }
+        Self { gpus: engine_runtime::gpus(), tensorrt_rtx, libraries: libraries.ok() }
     }
 }
 

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use model_store::{Current, Digest, FileEntry, ModelStore, PayloadPath, Staging, StoreError, with_causes};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 
-use crate::engine::{EngineFacts, EngineOptions, EngineRequest, InputShape, Tf32};
+use crate::engine::{EngineOptions, EngineRequest, InputShape, Tf32};
 use crate::target::Target;
+use engine_runtime::EngineRecord;
 
-/// The only flavour of TensorRT that this version builds for.
-pub(crate) const FLAVOUR: &str = "tensorrt-rtx";
+/// The kind of TensorRT that this program builds for.
+pub(crate) const FLAVOUR: &str = engine_runtime::Flavour::HERE.name();
 /// Name of the list of a plan's layers, beside it.
 pub(crate) const LAYERS_FILE: &str = "layers.json";
 /// An `engine.json` is some kilobytes; what is larger is none.
@@ -67,37 +67,6 @@ pub(crate) fn key(
     };
     // Plain structs of strings and numbers: nothing in them can fail to serialise.
     Digest::of(&serde_json::to_vec(&inputs).unwrap_or_default()).to_string()
-}
-
-/// An `engine.json`, as far as a reader needs it: files of earlier releases lack what is optional here.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct EngineRecord {
-    /// `tensorrt-rtx`.
-    pub flavour: String,
-    /// What built it, and how that went.
-    #[serde(flatten)]
-    pub facts: EngineFacts,
-    /// SHA-256 of the plan.
-    pub plan_sha256: String,
-    /// The GPU generations it runs on, by compute capability.
-    pub targets: Vec<Target>,
-    /// What its matrix products compute in.
-    pub precision: String,
-    /// Inputs with the span of each dimension, of the first profile.
-    pub inputs: Vec<InputShape>,
-    /// Outputs: name, element type, shape.
-    pub outputs: Value,
-    /// SHA-256 of the graph it was built from.
-    pub onnx_sha256: String,
-    /// SHA-256 over everything it was built from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// How it was built, where that was not left to TensorRT.
-    #[serde(default)]
-    pub options: EngineOptions,
-    /// The version whose engine was taken over instead of a build: `agent/version`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reused_from: Option<String>,
 }
 
 /// An engine of a published version.

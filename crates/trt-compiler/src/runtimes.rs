@@ -3,15 +3,17 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use engine_runtime::Flavour;
 use model_loader::onnx::Places;
 pub use model_loader::onnx::{DEFAULT_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, RUNTIMES_VARIABLE};
 use serde::{Deserialize, Serialize};
 
-/// Names the folder of TensorRT-RTX's two libraries.
-pub const TENSORRT_RTX_VARIABLE: &str = "TENSORRT_RTX_LIB_DIR";
+/// Names the folder of TensorRT's two libraries: `TENSORRT_RTX_LIB_DIR`, or `TENSORRT_ENTERPRISE_LIB_DIR` where this is built
+/// for that one.
+pub const TENSORRT_RTX_VARIABLE: &str = Flavour::HERE.variable();
 
-const RTX_CORE: &str = "libtensorrt_rtx.so.1";
-const RTX_PARSER: &str = "libtensorrt_onnxparser_rtx.so.1";
+const RTX_CORE: &str = Flavour::HERE.core();
+const RTX_PARSER: &str = Flavour::HERE.parser();
 
 /// The two libraries of TensorRT-RTX.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,11 +61,11 @@ impl Runtimes {
         let folders = self
             .tensorrt_rtx
             .as_ref()
-            .map_or_else(|| self.places.folders("tensorrt-rtx"), |named| vec![named.clone()]);
+            .map_or_else(|| self.places.folders(Flavour::HERE.name()), |named| vec![named.clone()]);
         for file in [RTX_CORE, RTX_PARSER] {
             if !folders.iter().any(|folder| folder.join(file).is_file()) {
                 return Err(MissingRuntime {
-                    runtime: "TensorRT-RTX",
+                    runtime: Flavour::HERE.title(),
                     file,
                     searched: folders,
                     variable: TENSORRT_RTX_VARIABLE,

@@ -9,7 +9,7 @@ use toy_store::Kind;
 use crate::support::{Bench, shown, text};
 
 /// A version with an engine, and the folder that the plan lies in.
-fn published(bench: &Bench) -> PathBuf {
+pub(crate) fn published(bench: &Bench) -> PathBuf {
     let folder = bench.model(Kind::Memory);
     let output =
         bench.run(&["--agent", "memory", "--source", folder.to_str().unwrap(), "--output-version", "v1"]);
@@ -17,18 +17,18 @@ fn published(bench: &Bench) -> PathBuf {
     bench.root().join("memory/versions/v1/engines/tensorrt-rtx-1.7.1/sm80+-fp16")
 }
 
-fn has_gpu() -> bool {
+pub(crate) fn has_gpu() -> bool {
     Path::new("/proc/driver/nvidia/version").exists()
 }
 
 /// Puts other bytes in the place of a file, which may be shared with another version.
-fn replace(path: &Path, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+pub(crate) fn replace(path: &Path, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
     let bytes = change(fs::read(path).unwrap());
     fs::remove_file(path).unwrap();
     fs::write(path, bytes).unwrap();
 }
 
-fn flip_middle(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(crate) fn flip_middle(mut bytes: Vec<u8>) -> Vec<u8> {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     bytes

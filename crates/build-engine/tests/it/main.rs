@@ -16,6 +16,7 @@ mod main_job;
 mod real_sizes;
 mod reuse;
 mod roster;
+mod runtime;
 mod stopping;
 mod support;
 mod worker;

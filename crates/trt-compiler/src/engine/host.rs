@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::{
-    EngineFacts, EngineRequest, ExamineRequest, Examined, WORKER_ARGUMENT, WorkerMessage, WorkerRequest,
+    EngineFacts, EngineRequest, ExamineRequest, Examined, JudgeRequest, WORKER_ARGUMENT, WorkerMessage,
+    WorkerRequest,
 };
+use crate::gate::Verdict;
 use crate::interrupt::{Interrupt, Interrupted};
 
 /// How often a wish to stop or a time-out is looked at.
@@ -69,7 +71,7 @@ pub enum EngineError {
         next: &'static str,
     },
     /// TensorRT refused.
-    #[error("TensorRT-RTX could not {stage}: {reason}{}{}", lines(log), memory_hint(log))]
+    #[error("{} could not {stage}: {reason}{}{}", engine_runtime::Flavour::HERE.title(), lines(log), memory_hint(log))]
     Refused {
         /// What it was doing.
         stage: String,
@@ -181,7 +183,7 @@ pub fn build(
 ) -> Result<EngineFacts, EngineError> {
     match converse(&WorkerRequest::Build(request.clone()), options, interrupt, progress)? {
         (Answer::Built(facts), warnings) => Ok(EngineFacts { warnings, ..facts }),
-        (Answer::Examined(_), _) => Err(out_of_turn(options)),
+        _ => Err(out_of_turn(options)),
     }
 }
 
@@ -194,7 +196,20 @@ pub fn examine(
 ) -> Result<Examined, EngineError> {
     match converse(&WorkerRequest::Examine(request.clone()), options, interrupt, |_, _, _| ())? {
         (Answer::Examined(examined), _) => Ok(examined),
-        (Answer::Built(_), _) => Err(out_of_turn(options)),
+        _ => Err(out_of_turn(options)),
+    }
+}
+
+/// Has an engine run on this host's GPU and judged beside its model in fp32, in a child process as [`build`] does: so the
+/// engine itself goes through the gate, and a crash inside it is an error.
+pub fn judge(
+    request: &JudgeRequest,
+    options: &BuildOptions,
+    interrupt: &Interrupt,
+) -> Result<Verdict, EngineError> {
+    match converse(&WorkerRequest::Judge(request.clone()), options, interrupt, |_, _, _| ())? {
+        (Answer::Judged(verdict), _) => Ok(*verdict),
+        _ => Err(out_of_turn(options)),
     }
 }
 
@@ -202,6 +217,7 @@ pub fn examine(
 enum Answer {
     Built(EngineFacts),
     Examined(Examined),
+    Judged(Box<Verdict>),
 }
 
 fn out_of_turn(options: &BuildOptions) -> EngineError {
@@ -261,6 +277,7 @@ fn converse(
             Ok(WorkerMessage::Log { error: false, text }) => warnings.push(text),
             Ok(WorkerMessage::Built(facts)) => outcome = Some(Ok(Answer::Built(facts))),
             Ok(WorkerMessage::Examined(examined)) => outcome = Some(Ok(Answer::Examined(examined))),
+            Ok(WorkerMessage::Judged(verdict)) => outcome = Some(Ok(Answer::Judged(verdict))),
             Ok(WorkerMessage::Failed { stage, reason, os_error }) => {
                 outcome = Some(Err((stage, reason, os_error)));
             }

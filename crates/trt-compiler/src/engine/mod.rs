@@ -9,16 +9,18 @@ mod worker;
 
 use std::path::PathBuf;
 
-use onnx_export::DataType;
 use serde::{Deserialize, Serialize};
 
-pub use host::{BuildOptions, EngineError, available_memory_bytes, build, examine, needed_memory_bytes};
+pub use engine_runtime::{EngineFacts, EngineOptions, InputShape, PlanTrait};
 pub(crate) use host::{check_memory, gate_memory_bytes};
-pub use options::{EngineOptions, PlanTrait};
+pub use host::{
+    BuildOptions, EngineError, available_memory_bytes, build, examine, judge, needed_memory_bytes,
+};
+pub(crate) use options::check as check_options;
 #[cfg(feature = "tensorrt")]
 pub use worker::worker_main;
 
-use crate::profile::{Profile, Span};
+use crate::gate::{ThresholdWishes, Verdict};
 use crate::runtimes::RtxLibraries;
 use crate::target::Target;
 
@@ -35,6 +37,8 @@ pub(crate) enum WorkerRequest {
     Build(EngineRequest),
     /// Look at one.
     Examine(ExamineRequest),
+    /// Run one, and judge what it gives.
+    Judge(JudgeRequest),
 }
 
 /// A plan to build.
@@ -50,7 +54,7 @@ pub struct EngineRequest {
     pub libraries: RtxLibraries,
     /// The inputs of the graph and their shapes, once for each profile.
     pub profiles: Vec<Vec<InputShape>>,
-    /// The GPU generations it shall run on.
+    /// The GPU generations it shall run on; none for the GPU of this host.
     pub targets: Vec<Target>,
     /// Whether fp32 products may be computed in TF32.
     pub tf32: Tf32,
@@ -67,6 +71,21 @@ pub struct ExamineRequest {
     pub libraries: RtxLibraries,
     /// How closely to look.
     pub depth: Depth,
+}
+
+/// An engine to run on a GPU and to hold against its model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JudgeRequest {
+    /// The folder of the engine: that of `engine.json`.
+    pub engine: PathBuf,
+    /// The folder of the model.
+    pub model: PathBuf,
+    /// TensorRT's library.
+    pub library: PathBuf,
+    /// The texts of the check.
+    pub texts: Vec<String>,
+    /// Other thresholds than the table's.
+    pub wishes: ThresholdWishes,
 }
 
 /// How closely a plan is looked at.
@@ -111,25 +130,6 @@ pub enum Tf32 {
     Forbidden,
 }
 
-/// The span of each dimension of an input.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputShape {
-    /// Name of the input.
-    pub name: String,
-    /// Its element type.
-    pub dtype: DataType,
-    /// Its dimensions, outermost first.
-    pub dims: Vec<Span>,
-}
-
-impl InputShape {
-    /// An input of shape [batch, sequence].
-    #[must_use]
-    pub fn new(name: impl Into<String>, dtype: DataType, profile: &Profile) -> Self {
-        Self { name: name.into(), dtype, dims: vec![profile.batch, profile.sequence] }
-    }
-}
-
 /// What the child process reports, one line of JSON each.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -142,6 +142,8 @@ pub(crate) enum WorkerMessage {
     Built(EngineFacts),
     /// The plan was looked at.
     Examined(Examined),
+    /// The engine was judged.
+    Judged(Box<Verdict>),
     /// Neither could be done.
     Failed {
         stage: String,
@@ -150,22 +152,4 @@ pub(crate) enum WorkerMessage {
         #[serde(default)]
         os_error: Option<i32>,
     },
-}
-
-/// What is known of a plan once it is built.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct EngineFacts {
-    /// Exact version of the library that built it.
-    pub version: String,
-    /// Size of the plan in bytes.
-    pub plan_bytes: u64,
-    /// Seconds to read the graph and its weights.
-    pub parse_seconds: f64,
-    /// Seconds to build.
-    pub build_seconds: f64,
-    /// Peak resident memory of the building process, in bytes.
-    pub peak_memory_bytes: u64,
-    /// Warnings that TensorRT logged.
-    #[serde(default)]
-    pub warnings: Vec<String>,
 }

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use engine_runtime::{Caching, Engine, RuntimeOptions};
 use rustix::process::Signal;
+#[cfg(not(feature = "tensorrt-enterprise"))]
 use trtx::builder::ComputeCapability;
 use trtx::interfaces::MonitorProgress;
 use trtx::logger::{LogHandler, Severity};
@@ -17,8 +19,12 @@ use trtx::{Builder, BuilderConfig, BuilderFlag, Logger, NetworkDefinition, OnnxP
 
 use super::examiner::examine;
 use super::{
-    EngineFacts, EngineOptions, EngineRequest, Layer, PlanTrait, Tf32, WorkerMessage, WorkerRequest,
+    EngineFacts, EngineOptions, EngineRequest, JudgeRequest, Layer, PlanTrait, Tf32, WorkerMessage,
+    WorkerRequest,
 };
+use crate::engine_gate::judge_engine;
+use crate::gate::Verdict;
+use crate::interrupt::Interrupt;
 use crate::native;
 use crate::profile::Span;
 
@@ -50,6 +56,7 @@ pub fn worker_main() -> ExitCode {
     let outcome = read_request().and_then(|request| match request {
         WorkerRequest::Build(request) => build(&request, &channel).map(WorkerMessage::Built),
         WorkerRequest::Examine(request) => examine(&request, &channel).map(WorkerMessage::Examined),
+        WorkerRequest::Judge(request) => judge(&request).map(Box::new).map(WorkerMessage::Judged),
     });
     match outcome {
         Ok(answer) => {
@@ -63,6 +70,9 @@ pub fn worker_main() -> ExitCode {
         }
     }
 }
+
+/// The first stage of anything; the exit code of an error there says that the host lacks something.
+pub(super) const LOADING: &str = "load its libraries";
 
 pub(super) struct Failure {
     pub(super) stage: &'static str,
@@ -104,9 +114,24 @@ fn read_request() -> Result<WorkerRequest, Failure> {
     serde_json::from_str(&line).at("read the request")
 }
 
+/// Loads the engine as an agent would, and holds what it gives against the model.
+fn judge(request: &JudgeRequest) -> Result<Verdict, Failure> {
+    let options = RuntimeOptions {
+        library: Some(request.library.clone()),
+        caching: Caching::Off,
+        version: Some(request.model.clone()),
+        ..RuntimeOptions::default()
+    };
+    let engine = Engine::open(&request.engine, &options).at("load the engine")?;
+    let interrupt = Interrupt::default();
+    let verdict = judge_engine(&engine, &request.model, &request.texts, request.wishes, &interrupt);
+    let verdict = verdict.at("run the engine")?;
+    Ok(Verdict { comparison: verdict.comparison.in_numbers(), ..verdict })
+}
+
 fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Failure> {
-    let version = native::tensorrt_version(&request.libraries.core, None).at("load TensorRT-RTX")?;
-    trtx::dynamically_load_tensorrt(Some(&request.libraries.core)).at("load TensorRT-RTX")?;
+    let version = native::tensorrt_version(&request.libraries.core, None).at(LOADING)?;
+    trtx::dynamically_load_tensorrt(Some(&request.libraries.core)).at(LOADING)?;
     trtx::dynamically_load_tensorrt_onnxparser(Some(&request.libraries.parser)).at("load the ONNX parser")?;
     let logger = Logger::new(Reporter(channel.clone())).at("create the logger")?;
     let mut builder = Builder::new(&logger).at("create the builder")?;
@@ -185,6 +210,20 @@ fn set_options(config: &mut BuilderConfig<'_>, options: &EngineOptions) -> Resul
     if options.traits.contains(&PlanTrait::WeightStreaming) {
         config.set_flag(BuilderFlag::kWEIGHT_STREAMING);
     }
+    if options.traits.contains(&PlanTrait::Stripped) {
+        // Without another flag the weights that it gets later must be those it was built with, which they are.
+        config.set_flag(BuilderFlag::kSTRIP_PLAN);
+    }
+    // TensorRT-RTX has neither, which is said before a build.
+    #[cfg(feature = "tensorrt-enterprise")]
+    {
+        if options.traits.contains(&PlanTrait::VersionCompatible) {
+            config.set_flag(BuilderFlag::kVERSION_COMPATIBLE);
+        }
+        if options.traits.contains(&PlanTrait::HardwareCompatible) {
+            config.set_hardware_compatibility_level(trtx::HardwareCompatibilityLevel::kAMPERE_PLUS);
+        }
+    }
     Ok(())
 }
 
@@ -217,8 +256,13 @@ fn size(span: &Span, selector: OptProfileSelector) -> u32 {
     }
 }
 
+#[cfg(not(feature = "tensorrt-enterprise"))]
 fn set_targets(config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Result<(), Failure> {
     let stage = "set the targets";
+    if request.targets.is_empty() {
+        // TensorRT then builds for the GPU of this host, whatever that is, and says so where there is none.
+        return Ok(());
+    }
     let count = i32::try_from(request.targets.len()).at(stage)?;
     config.set_nb_compute_capabilities(count).at(stage)?;
     for (index, target) in (0..).zip(&request.targets) {
@@ -236,6 +280,23 @@ fn set_targets(config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Resul
         config.set_compute_capability(capability, index).at(stage)?;
     }
     Ok(())
+}
+
+/// This TensorRT times kernels on the GPU of this host, and builds for no other generation.
+#[cfg(feature = "tensorrt-enterprise")]
+fn set_targets(_config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Result<(), Failure> {
+    let stage = "set the targets";
+    let gpus = native::gpus().map_err(|reason| Failure { stage, reason })?;
+    let here = gpus.first().map(|gpu| gpu.sm).unwrap_or_default();
+    match request.targets.iter().find(|target| target.sm() != here) {
+        None => Ok(()),
+        Some(target) => {
+            let reason = format!(
+                "it builds for the GPU of this host, SM {here}, not for SM {target}; give --target {here}"
+            );
+            Err(Failure { stage, reason })
+        }
+    }
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -1,5 +1,4 @@
 //! What native libraries say: TensorRT's version, and the GPUs that the CUDA driver sees.
-#![expect(unsafe_code, reason = "calling a function of a library that is opened at run time")]
 
 use std::ffi::{c_char, c_int, c_uint};
 use std::fmt;
@@ -55,7 +54,7 @@ impl fmt::Display for Gpu {
 }
 
 /// The GPUs of this host, or in one line why none can be used.
-pub(crate) fn gpus() -> Result<Vec<Gpu>, String> {
+pub fn gpus() -> Result<Vec<Gpu>, String> {
     // SAFETY: the driver's initialiser has no preconditions.
     let library = unsafe { Library::new(CUDA_DRIVER) }
         .map_err(|_| format!("no NVIDIA driver on this host: {CUDA_DRIVER} cannot be opened"))?;

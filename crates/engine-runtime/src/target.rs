@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::library::Flavour;
+
 /// A GPU generation by its compute capability: 89 is SM 8.9.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -12,7 +14,24 @@ pub struct Target(u16);
 
 impl Target {
     /// What TensorRT-RTX 1.7 can build for: Turing, Ampere (two), Ada, Blackwell (two). `NvInfer.h`, `ComputeCapability`.
+    #[cfg(not(feature = "tensorrt-enterprise"))]
     pub const SUPPORTED: [Self; 6] = [Self(75), Self(80), Self(86), Self(89), Self(120), Self(121)];
+
+    /// What the TensorRT 11 of data-centre GPUs can build for, each on a host with such a GPU: from Turing to Blackwell.
+    #[cfg(feature = "tensorrt-enterprise")]
+    pub const SUPPORTED: [Self; 11] = [
+        Self(75),
+        Self(80),
+        Self(86),
+        Self(87),
+        Self(89),
+        Self(90),
+        Self(100),
+        Self(103),
+        Self(110),
+        Self(120),
+        Self(121),
+    ];
 
     /// What is built for when nothing is said: everything from Ampere on.
     pub const DEFAULT: [Self; 5] = [Self(80), Self(86), Self(89), Self(120), Self(121)];
@@ -41,10 +60,12 @@ impl FromStr for Target {
             return Ok(Self(sm));
         }
         let hint = match sm {
+            _ if Flavour::HERE == Flavour::Enterprise => "",
             90 | 100 | 103 => "; data-centre GPUs of that generation need the enterprise TensorRT",
             _ => "",
         };
-        Err(format!("TensorRT-RTX builds no engines for SM {sm}, only for {}{hint}", supported()))
+        let title = Flavour::HERE.title();
+        Err(format!("{title} builds no engines for SM {sm}, only for {}{hint}", supported()))
     }
 }
 
