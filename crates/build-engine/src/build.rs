@@ -9,8 +9,8 @@ use onnx_export::Precision;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use trt_compiler::engine::BuildOptions;
 use trt_compiler::{
-    Calibration, CompileError, EngineWish, Interrupt, Job, ModelSource, Reuse, Runtimes, Target,
-    ThresholdWishes, WeightForm, default_version, now, texts,
+    Calibration, CompileError, EngineWish, Interrupt, Job, KvCache, ModelSource, Overflow, Reuse, Runtimes,
+    Target, ThresholdWishes, WeightForm, default_version, now, texts,
 };
 
 use crate::cli::BuildArgs;
@@ -113,8 +113,10 @@ pub(crate) fn texts_of(args: &BuildArgs) -> Result<Texts, Failure> {
     let needs_calibration = precision.needs_calibration() && args.from_onnx.is_none() && !args.use_repo_onnx;
     match (&args.calib_data, needs_calibration) {
         (None, true) => return Err(CompileError::NoCalibration { precision }.into()),
-        (Some(_), false) => {
-            let unused = format!("--calib-data is for int8 and fp8; {precision} needs no calibration");
+        (Some(_), false) if !precision.may_overflow() => {
+            let unused = format!(
+                "--calib-data is for int8 and fp8, and for fp16, w8a16 and w4a16 to look for overflow; {precision} has no use for it"
+            );
             return Err(Failure::message(exit::USAGE, unused));
         }
         _ => {}
@@ -153,6 +155,8 @@ pub(crate) fn job(
         precision,
         keep_fp32: args.keep_fp32.clone(),
         weights: if args.materialise { WeightForm::Materialised } else { WeightForm::Stored },
+        overflow: if args.no_auto_fp32 { Overflow::LetBe } else { Overflow::KeepInFp32 },
+        kv_cache: kv_cache(args),
         calibration,
         profile: args.profile.first().copied(),
         targets: targets(args),
@@ -187,6 +191,11 @@ pub(crate) fn precision(args: &BuildArgs, source: &ModelSource) -> Result<Precis
         }
         _ => Ok(args.precision()),
     }
+}
+
+/// Whether a language model's engine shall have a cache.
+pub(crate) fn kv_cache(args: &BuildArgs) -> KvCache {
+    if args.no_kv_cache { KvCache::Without } else { KvCache::With }
 }
 
 /// The GPU generations that are asked for.

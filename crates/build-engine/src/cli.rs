@@ -114,8 +114,8 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "N", default_value = "1", requires = "all", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: u8,
 
-    /// What weights and matrix products are computed in: fp32, tf32, fp16, bf16, fp8, int8 [default: fp16; with a graph that
-    /// comes as ONNX, its own]
+    /// What weights and matrix products are computed in: fp32, tf32, fp16, bf16, fp8, int8; w8a16 and w4a16 have weights in 8
+    /// and 4 bits, and compute in fp16 [default: fp16; with a graph that comes as ONNX, its own]
     #[arg(long, value_name = "PRECISION")]
     pub(crate) precision: Option<Precision>,
 
@@ -161,10 +161,15 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "N", help_heading = "Publish")]
     pub(crate) keep: Option<usize>,
 
-    /// Sizes the engine takes: MIN,OPT,MAX sentences x MIN,OPT,MAX tokens; may be repeated, for kernels of their own for
-    /// each [default: 1,8,64x1,128,512]
-    #[arg(long, value_name = "BATCHxSEQ", help_heading = "Engine")]
+    /// Sizes the engine takes: MIN,OPT,MAX sentences x MIN,OPT,MAX tokens, and for a language model x MIN,OPT,MAX tokens in
+    /// the cache; may be repeated, for kernels of their own for each
+    /// [default: 1,8,64x1,128,512; of a language model 1x1,128,1024x0,512,3072]
+    #[arg(long, value_name = "BATCHxSEQ[xPAST]", help_heading = "Engine")]
     pub(crate) profile: Vec<Profile>,
+
+    /// A language model's engine without a cache of keys and values: it computes whole texts, again for every token
+    #[arg(long, help_heading = "Engine")]
+    pub(crate) no_kv_cache: bool,
 
     /// GPU generations the engine runs on: 75, 80, 86, 89, 120, 121 [default: 80,86,89,120,121]
     #[arg(long, value_name = "SM,…", value_delimiter = ',', help_heading = "Engine")]
@@ -210,7 +215,12 @@ pub(crate) struct BuildArgs {
     #[arg(long, help_heading = "Engine")]
     pub(crate) materialise: bool,
 
-    /// Texts that int8 and fp8 are calibrated on: a file with one a line, JSONL, or a folder of such files
+    /// With fp16, w8a16 and w4a16, keep nothing in fp32 by itself: otherwise modules whose activations exceed 512 in an fp32 run, or whose
+    /// weights exceed 65504, are
+    #[arg(long, help_heading = "Engine")]
+    pub(crate) no_auto_fp32: bool,
+
+    /// Texts that int8 and fp8 are calibrated on, and fp16 looks for overflow on [default: those of the check]: a file with one a line, JSONL, or a folder of such files
     #[arg(long, value_name = "PATH", help_heading = "8 bits")]
     pub(crate) calib_data: Option<PathBuf>,
 

@@ -9,7 +9,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use model_store::human_size;
-use trt_compiler::{Observer, Outcome, Plan, Provenance, Step};
+use trt_compiler::{Limits, Observer, Outcome, Plan, Provenance, Step};
 
 /// Green: a step that went well.
 pub(crate) const GOOD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
@@ -109,7 +109,16 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
                 let of = |record: &trt_compiler::CalibrationRecord| {
                     format!("{} layers on {} texts of {}", record.ranges.len(), record.texts, record.source)
                 };
-                (String::new(), outcome.evidence.calibration.as_ref().map(of).unwrap_or_default())
+                let calibrated = outcome.evidence.calibration.as_ref().map(of);
+                let looked = outcome.evidence.overflow.as_ref().map(trt_compiler::OverflowRecord::summary);
+                (String::new(), calibrated.or(looked).unwrap_or_default())
+            }
+            Step::Quantize => {
+                let packed = outcome.evidence.packed.as_ref();
+                (
+                    packed.map(|it| human_size(it.bytes)).unwrap_or_default(),
+                    packed.map(trt_compiler::PackedRecord::summary).unwrap_or_default(),
+                )
             }
             Step::Check => (
                 String::new(),
@@ -184,14 +193,16 @@ pub(crate) fn plan(plan: &Plan, engine: bool) -> String {
             plan.thresholds.min_top1 * 100.0
         ),
     ];
+    if let Some(limits) = &plan.overflow {
+        let Limits { activation, weight } = limits;
+        let look = format!(
+            "calibrate  looks in fp32 for activations over {activation} and weights over {weight}, and keeps their modules in fp32"
+        );
+        lines.insert(1, look);
+    }
     if engine {
         let targets: Vec<String> = plan.targets.iter().map(ToString::to_string).collect();
-        lines.push(format!(
-            "engine     SM {}, batch {} × seq {}",
-            targets.join(" "),
-            plan.profile.batch,
-            plan.profile.sequence
-        ));
+        lines.push(format!("engine     SM {}, {}", targets.join(" "), plan.profile.in_words()));
     }
     lines.push(format!("publish    {}/{}", plan.agent, plan.version));
     format!("would do (nothing was written):\n {}", lines.join("\n "))

@@ -30,6 +30,19 @@ pub struct InputShape {
 }
 
 impl InputShape {
+    /// An input of a graph, whose dynamic sizes are those of the profile.
+    #[must_use]
+    pub fn of(input: &TensorDescription, profile: &Profile) -> Self {
+        let dim = |size: &String| match size.as_str() {
+            "batch" => profile.batch,
+            "past_sequence" => profile.past.unwrap_or(Span { min: 0, opt: 0, max: 0 }),
+            "total_sequence" => profile.total(),
+            // A number, or the one dynamic size that is left.
+            other => other.parse().map_or(profile.sequence, |size| Span { min: size, opt: size, max: size }),
+        };
+        Self { name: input.name.clone(), dtype: input.dtype, dims: input.shape.iter().map(dim).collect() }
+    }
+
     /// An input of shape [batch, sequence].
     #[must_use]
     pub fn new(name: impl Into<String>, dtype: DataType, profile: &Profile) -> Self {

@@ -99,13 +99,13 @@ pub(crate) fn volume(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |product, size| product.checked_mul(*size))
 }
 
-/// The size of a value in bytes.
+/// The size of a value in bytes. No engine has 4-bit integers as an input or output, only as weights.
 pub(crate) fn width(dtype: DataType) -> usize {
     match dtype {
         DataType::F64 | DataType::I64 => 8,
         DataType::F32 | DataType::I32 => 4,
         DataType::F16 | DataType::Bf16 => 2,
-        DataType::Bool | DataType::I8 | DataType::F8E4m3 => 1,
+        DataType::Bool | DataType::I8 | DataType::I4 | DataType::F8E4m3 => 1,
     }
 }
 

@@ -26,6 +26,8 @@ pub enum DataType {
     F64 = 11,
     /// 16-bit float with the exponent range of `F32`.
     Bf16 = 16,
+    /// 4-bit signed integer, two in a byte.
+    I4 = 22,
     /// 8-bit float with 4 bits of exponent, 3 of mantissa and no infinity.
     F8E4m3 = 17,
 }
@@ -50,6 +52,7 @@ impl DataType {
             Self::F64,
             Self::Bf16,
             Self::F8E4m3,
+            Self::I4,
         ]
         .into_iter()
         .find(|dtype| dtype.onnx() == number)
@@ -99,11 +102,17 @@ pub enum Precision {
     Fp8,
     /// Inputs and weights of linear layers in 8-bit integers, everything else as `Fp16`.
     Int8,
+    /// Weights of linear layers in 8-bit integers with a scale for each output, everything that is computed as `Fp16`.
+    W8a16,
+    /// Weights of linear layers in 4-bit integers with a scale for each block of up to 128, everything that is computed as
+    /// `Fp16`.
+    W4a16,
 }
 
 impl Precision {
     /// All of them, from exact to coarse.
-    pub const ALL: [Self; 6] = [Self::Fp32, Self::Tf32, Self::Fp16, Self::Bf16, Self::Fp8, Self::Int8];
+    pub const ALL: [Self; 8] =
+        [Self::Fp32, Self::Tf32, Self::Fp16, Self::Bf16, Self::W8a16, Self::Fp8, Self::Int8, Self::W4a16];
     /// Those that are what they are without knowing the model's activations.
     pub const FLOATS: [Self; 4] = [Self::Fp32, Self::Tf32, Self::Fp16, Self::Bf16];
 
@@ -113,12 +122,18 @@ impl Precision {
         matches!(self, Self::Fp8 | Self::Int8)
     }
 
+    /// Whether everything is computed in fp16, whose range it may leave. Products in 8 bits have ranges of their own.
+    #[must_use]
+    pub fn may_overflow(self) -> bool {
+        self.compute_type() == DataType::F16 && !self.needs_calibration()
+    }
+
     /// Element type of weights and activations between the nodes of the graph.
     #[must_use]
     pub fn compute_type(self) -> DataType {
         match self {
             Self::Fp32 | Self::Tf32 => DataType::F32,
-            Self::Fp16 | Self::Fp8 | Self::Int8 => DataType::F16,
+            Self::Fp16 | Self::Fp8 | Self::Int8 | Self::W8a16 | Self::W4a16 => DataType::F16,
             Self::Bf16 => DataType::Bf16,
         }
     }
@@ -133,6 +148,8 @@ impl Precision {
             Self::Bf16 => "bf16",
             Self::Fp8 => "fp8",
             Self::Int8 => "int8",
+            Self::W8a16 => "w8a16",
+            Self::W4a16 => "w4a16",
         }
     }
 }
@@ -147,9 +164,8 @@ impl FromStr for Precision {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|precision| precision.as_str() == word)
-            .ok_or_else(|| format!("{word:?} is no precision; one of fp32, tf32, fp16, bf16, fp8, int8"))
+        Self::ALL.into_iter().find(|precision| precision.as_str() == word).ok_or_else(|| {
+            format!("{word:?} is no precision; one of {}", Self::ALL.map(Self::as_str).join(", "))
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! From a checkpoint to the bytes of `model.onnx`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use glob::Pattern;
 use prost::Message;
@@ -9,10 +9,11 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Checkpoint;
 use crate::families::Family;
-use crate::graph::{Dim, Graph};
+use crate::graph::{Dim, Finished, Graph};
 use crate::proto::{ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto};
+use crate::range::Made;
 use crate::{
-    Bf16, CastCount, DataType, ExportError, Head, KeptModule, Precision, Ranges, Tap, families, heads,
+    Bf16, CastCount, DataType, ExportError, Head, KeptModule, Packed, Precision, Ranges, Tap, families, heads,
 };
 
 /// How operations are written, where there is more than one way.
@@ -57,6 +58,9 @@ pub struct ExportOptions {
     /// Modules that compute in fp32 whatever the precision, by name with `*`: `encoder.layer.1.attention.*`.
     /// A leading part may be left out: `layer.1.*`.
     pub keep_fp32: Vec<Pattern>,
+    /// Modules that compute in fp32 because fp16 could not hold what they make or take, by their whole names, and why, for
+    /// the report. [`range_probe`](crate::range_probe) finds them.
+    pub too_large: BTreeMap<String, String>,
     /// What the 8-bit products of [`Precision::Int8`] and [`Precision::Fp8`] tell apart; one for every linear layer that
     /// computes in 8 bits.
     pub ranges: Ranges,
@@ -76,6 +80,7 @@ impl ExportOptions {
             precision,
             lowering: Lowering::TensorRt,
             keep_fp32: Vec::new(),
+            too_large: BTreeMap::new(),
             ranges: Ranges::new(),
             taps: false,
             bf16: Bf16::Native,
@@ -100,6 +105,8 @@ pub struct Exported {
     pub report: ExportReport,
     /// The outputs that show what goes into linear layers; none unless asked for.
     pub taps: Vec<Tap>,
+    /// The file of weights in few bits that has to lie beside the graph, for the precisions that have one.
+    pub packed: Option<Packed>,
 }
 
 /// What an exported graph consists of.
@@ -196,21 +203,42 @@ fn write(family: &dyn Family, graph: &mut Graph<'_>, head: &Head) -> Result<(), 
     Ok(())
 }
 
+/// A graph as a message, and what is known of it beside its bytes.
+pub(crate) struct Written {
+    pub(crate) model: ModelProto,
+    pub(crate) made: Vec<Made>,
+    pub(crate) narrowed: BTreeMap<String, BTreeSet<String>>,
+    taps: Vec<Tap>,
+    packed: Option<Packed>,
+    report: ExportReport,
+}
+
 /// Writes the graph of `checkpoint`. Reads no weights: the cost does not grow with the model.
 pub fn export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Exported, ExportError> {
+    let Written { model, taps, packed, mut report, .. } = written(checkpoint, options)?;
+    let onnx = model.encode_to_vec();
+    report.onnx_bytes = onnx.len();
+    report.onnx_sha256 = hex::encode(Sha256::digest(&onnx));
+    Ok(Exported { onnx, report, taps, packed })
+}
+
+/// [`export`] before the graph is turned into bytes.
+pub(crate) fn written(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Written, ExportError> {
     let family = families::open(checkpoint)?;
     let mut graph = Graph::new(checkpoint, options);
     write(&*family, &mut graph, &options.head)?;
     if let Some(pattern) = graph.idle_pattern() {
         return Err(ExportError::NoSuchModule { pattern: pattern.to_owned() });
     }
-    let (proto, taps, weight_bytes, weight_casts, ledger) = graph.finish();
+    let Finished { mut proto, taps, weight_bytes, weight_casts, ledger, made, narrowed, packed } =
+        graph.finish();
+    let packed = Packed::lay_out(options.precision, packed, &mut proto.initializer);
     let (kept_fp32, casts) = ledger.finish();
     let mut operators = BTreeMap::new();
     for node in &proto.node {
         *operators.entry(node.op_type().to_owned()).or_default() += 1;
     }
-    let mut report = ExportReport {
+    let report = ExportReport {
         model_type: checkpoint.model_type().to_owned(),
         head: options.head.clone(),
         precision: options.precision,
@@ -233,7 +261,7 @@ pub fn export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Export
         key: Some(key.to_owned()),
         value: Some(value.to_owned()),
     };
-    let onnx = ModelProto {
+    let model = ModelProto {
         ir_version: Some(options.lowering.ir_version()),
         opset_import: vec![OperatorSetIdProto {
             domain: Some(String::new()),
@@ -246,9 +274,6 @@ pub fn export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Export
             property("model_type", checkpoint.model_type()),
             property("precision", options.precision.as_str()),
         ],
-    }
-    .encode_to_vec();
-    report.onnx_bytes = onnx.len();
-    report.onnx_sha256 = hex::encode(Sha256::digest(&onnx));
-    Ok(Exported { onnx, report, taps })
+    };
+    Ok(Written { model, made, narrowed, taps, packed, report })
 }

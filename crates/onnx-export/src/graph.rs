@@ -1,14 +1,16 @@
 //! The graph under construction: values with their element types, named nodes, weights that stay where they are.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::ledger::Ledger;
+use crate::packed::{PackedLayer, external_data};
 use crate::proto::{
-    AttributeProto, DimensionProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto,
-    TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+    AttributeProto, DimensionProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, TensorTypeProto,
+    TypeProto, ValueInfoProto,
 };
+use crate::range::Made;
 use crate::{Bf16, DataType, ExportError, ExportOptions, Lowering, Precision, Ranges, Tap};
 
 /// A value of the graph. Its type is tracked so that every cast is made once and on purpose.
@@ -59,6 +61,25 @@ pub(crate) struct Graph<'a> {
     /// Which patterns of `keep_fp32` named a module, by index.
     kept: RefCell<BTreeSet<usize>>,
     pub(crate) taps: Vec<Tap>,
+    /// Every node, in order.
+    made: Vec<Made>,
+    /// Weights that are turned into fp16, and the modules that asked for them.
+    narrowed: BTreeMap<String, BTreeSet<String>>,
+    /// Layers whose weights are read from a second file.
+    pub(crate) packed: Vec<PackedLayer>,
+}
+
+/// What is left of a graph once it is written.
+pub(crate) struct Finished {
+    pub(crate) proto: GraphProto,
+    pub(crate) taps: Vec<Tap>,
+    /// Bytes of weights that it points at.
+    pub(crate) weight_bytes: u64,
+    pub(crate) weight_casts: usize,
+    pub(crate) ledger: Ledger,
+    pub(crate) made: Vec<Made>,
+    pub(crate) narrowed: BTreeMap<String, BTreeSet<String>>,
+    pub(crate) packed: Vec<PackedLayer>,
 }
 
 impl<'a> Graph<'a> {
@@ -76,6 +97,9 @@ impl<'a> Graph<'a> {
             ledger: Ledger::default(),
             kept: RefCell::default(),
             taps: Vec::new(),
+            made: Vec::new(),
+            narrowed: BTreeMap::new(),
+            packed: Vec::new(),
         }
     }
 
@@ -103,9 +127,14 @@ impl<'a> Graph<'a> {
         self.options.lowering.opset()
     }
 
-    /// The element type that the current module computes in: the precision's, or `F32` where `keep_fp32` names the module.
+    /// The element type that the current module computes in: the precision's, or `F32` where `keep_fp32` names the module or
+    /// its values are too large.
     pub(crate) fn compute_type(&self) -> DataType {
         let module = self.scope.join(".");
+        if let Some(why) = self.options.too_large.get(&module) {
+            self.ledger.keep(module, why);
+            return DataType::F32;
+        }
         let kept = self.options.keeps_fp32(&module);
         if let Some(pattern) = kept {
             self.kept.borrow_mut().insert(pattern);
@@ -227,6 +256,7 @@ impl<'a> Graph<'a> {
         dtype: DataType,
     ) -> Value {
         let name = self.unique(operator);
+        self.made.push(Made { node: name.clone(), module: self.scope.join("."), dtype });
         self.proto.node.push(NodeProto {
             input: inputs.iter().map(|value| value.name.clone()).collect(),
             output: vec![name.clone()],
@@ -258,34 +288,53 @@ impl<'a> Graph<'a> {
         cast
     }
 
+    /// The tensor `name`, which has to be of that shape.
+    pub(crate) fn checked(&self, name: &str, shape: &[usize]) -> Result<&'a Tensor, ExportError> {
+        let tensor = self.checkpoint.tensor(name)?;
+        if tensor.shape == shape {
+            return Ok(tensor);
+        }
+        Err(ExportError::Shape {
+            file: self.checkpoint.folder().join(&tensor.file),
+            tensor: name.to_owned(),
+            found: tensor.shape.clone(),
+            expected: shape.to_vec(),
+        })
+    }
+
+    /// An initializer whose bytes get their place once the graph is written.
+    pub(crate) fn packed_initializer(&mut self, name: String, dtype: DataType, shape: &[usize]) -> Value {
+        self.proto.initializer.push(TensorProto {
+            dims: shape.iter().map(|&size| dim(size)).collect(),
+            data_type: Some(dtype.onnx()),
+            name: Some(name.clone()),
+            ..TensorProto::default()
+        });
+        Value { name, dtype }
+    }
+
+    /// Counts bytes of a weight that the graph points at.
+    pub(crate) fn count_weight(&mut self, bytes: u64) {
+        self.weight_bytes += bytes;
+    }
+
+    /// Notes that the current module holds the weight `name` in fp16.
+    pub(crate) fn narrow(&mut self, name: &str) {
+        self.narrowed.entry(name.to_owned()).or_default().insert(self.scope.join("."));
+    }
+
     /// The weight `name` as it is stored: an initializer that points into the safetensors file.
     pub(crate) fn stored_weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, ExportError> {
         let key = format!("weight:{name}");
         if let Some(value) = self.known.get(&key) {
             return Ok(value.clone());
         }
-        let tensor = self.checkpoint.tensor(name)?;
-        if tensor.shape != shape {
-            return Err(ExportError::Shape {
-                file: self.checkpoint.folder().join(&tensor.file),
-                tensor: name.to_owned(),
-                found: tensor.shape.clone(),
-                expected: shape.to_vec(),
-            });
-        }
-        let entry = |key: &str, value: String| StringStringEntryProto {
-            key: Some(key.to_owned()),
-            value: Some(value),
-        };
+        let tensor = self.checked(name, shape)?;
         self.proto.initializer.push(TensorProto {
             dims: tensor.shape.iter().map(|&size| dim(size)).collect(),
             data_type: Some(tensor.dtype.onnx()),
             name: Some(name.to_owned()),
-            external_data: vec![
-                entry("location", tensor.file.clone()),
-                entry("offset", tensor.offset_bytes.to_string()),
-                entry("length", tensor.length_bytes.to_string()),
-            ],
+            external_data: external_data(&tensor.file, tensor.offset_bytes, tensor.length_bytes),
             data_location: Some(1),
             ..TensorProto::default()
         });
@@ -311,6 +360,9 @@ impl<'a> Graph<'a> {
         }
         if stored.dtype == dtype {
             return Ok(stored);
+        }
+        if dtype == DataType::F16 {
+            self.narrow(name);
         }
         let key = format!("weight:{name}:{}", dtype.onnx());
         self.once(&key, |graph| {
@@ -411,10 +463,10 @@ impl<'a> Graph<'a> {
         idle.map(|(_, pattern)| pattern.as_str())
     }
 
-    /// The finished graph, its taps, the bytes of weights it points at, how many of them it casts, and what was computed in
-    /// what.
-    pub(crate) fn finish(self) -> (GraphProto, Vec<Tap>, u64, usize, Ledger) {
-        (self.proto, self.taps, self.weight_bytes, self.weight_casts, self.ledger)
+    /// The finished graph, and what is known of it.
+    pub(crate) fn finish(self) -> Finished {
+        let Self { proto, taps, weight_bytes, weight_casts, ledger, made, narrowed, packed, .. } = self;
+        Finished { proto, taps, weight_bytes, weight_casts, ledger, made, narrowed, packed }
     }
 }
 

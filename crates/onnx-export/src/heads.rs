@@ -28,6 +28,15 @@ pub enum Head {
 }
 
 impl Head {
+    /// The same with a cache left out: what it gives is computed by the same modules, from whole texts.
+    #[must_use]
+    pub fn without_cache(&self) -> Self {
+        match self {
+            Self::CausalLm { .. } => Self::CausalLm { cache: false },
+            other => other.clone(),
+        }
+    }
+
     /// Name of the graph's output.
     #[must_use]
     pub fn output(&self) -> &'static str {

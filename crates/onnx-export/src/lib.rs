@@ -38,10 +38,12 @@ mod ledger;
 mod materialise;
 mod norms;
 mod ops;
+mod packed;
 mod probe;
 /// ONNX's protocol-buffer messages, as far as a transformer graph uses them.
 pub mod proto;
 mod quantize;
+mod range;
 mod rotary;
 mod sentence;
 
@@ -57,6 +59,8 @@ pub use glob::Pattern;
 pub use heads::{Head, Pooling, SentenceHead};
 pub use ledger::{CastCount, KeptModule};
 pub use materialise::{ConvertedWeights, materialise};
-pub use probe::{Probe, probe};
+pub use packed::{Packed, PackedBits, PackedLayer};
+pub use probe::{Probe, node_names, probe};
 pub use quantize::{LinearRange, Ranges, Tap};
+pub use range::{F16_MAX, RangeProbe, TooLarge, range_probe};
 pub use sentence::{SentenceStep, StepActivation};

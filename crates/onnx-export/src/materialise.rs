@@ -97,7 +97,7 @@ pub fn materialise(
     let onnx = model.encode_to_vec();
     report.onnx_bytes = onnx.len();
     report.onnx_sha256 = hex::encode(Sha256::digest(&onnx));
-    Ok((Exported { onnx, report, taps: exported.taps }, Some(weights)))
+    Ok((Exported { onnx, report, ..exported }, Some(weights)))
 }
 
 /// The weight, the value and the type of a node that casts a stored weight to a 16-bit float.

@@ -45,7 +45,7 @@ impl From<bool> for Bias {
     }
 }
 
-/// Whether a product may be in 8 bits.
+/// Whether a product, or its weight, may be in few bits.
 #[derive(Clone, Copy)]
 enum Bits {
     /// Where the precision says so.
@@ -186,7 +186,14 @@ impl Graph<'_> {
         (bias, bits): (Bias, Bits),
     ) -> Result<Value, ExportError> {
         let x = self.cast(x, dtype);
-        let weight = self.weight(&format!("{tensor}.weight"), &[outputs, inputs], dtype)?;
+        let packed = match bits {
+            Bits::AsThePrecision => self.packed_weight(tensor, (inputs, outputs), dtype)?,
+            Bits::AsTheType => None,
+        };
+        let weight = match packed {
+            Some(weight) => weight,
+            None => self.weight(&format!("{tensor}.weight"), &[outputs, inputs], dtype)?,
+        };
         let (x, weight) = match bits {
             Bits::AsThePrecision => self.in_8_bits(x, weight, tensor, (inputs, outputs), dtype)?,
             Bits::AsTheType => (x, weight),

@@ -1,6 +1,8 @@
-//! A graph that also gives what its nodes make, to find where two graphs part.
+//! A graph that also gives what some of its nodes make, to find where two graphs part.
 
-use prost::Message;
+use std::collections::BTreeSet;
+
+use prost::{DecodeError, Message};
 
 use crate::DataType;
 use crate::proto::{AttributeProto, ModelProto, NodeProto, TensorTypeProto, TypeProto, ValueInfoProto};
@@ -16,16 +18,29 @@ pub struct Probe {
     pub operator: String,
 }
 
-/// The graph with an output more for every node, and these in the order in which they are computed.
+/// The names of a graph's nodes, in the order in which they are computed.
 ///
 /// # Errors
 /// If the bytes are no ONNX graph.
-pub fn probe(onnx: &[u8]) -> Result<(Vec<u8>, Vec<Probe>), prost::DecodeError> {
+pub fn node_names(onnx: &[u8]) -> Result<Vec<String>, DecodeError> {
+    let nodes = ModelProto::decode(onnx)?.graph.unwrap_or_default().node;
+    Ok(nodes.into_iter().filter_map(|node| node.name).collect())
+}
+
+/// The graph up to the last of these nodes, with what they make as its outputs, and these in the order in which they are
+/// computed.
+///
+/// # Errors
+/// If the bytes are no ONNX graph.
+pub fn probe(onnx: &[u8], nodes: &BTreeSet<&str>) -> Result<(Vec<u8>, Vec<Probe>), DecodeError> {
     let mut model = ModelProto::decode(onnx)?;
     let Some(graph) = model.graph.as_mut() else { return Ok((onnx.to_vec(), Vec::new())) };
+    let watched = |node: &NodeProto| nodes.contains(node.name());
+    let end = graph.node.iter().rposition(watched).map_or(0, |last| last + 1);
+    graph.node.truncate(end);
     let mut probes = Vec::new();
     let mut casts = Vec::new();
-    for node in &graph.node {
+    for node in graph.node.iter().filter(|node| watched(node)) {
         for value in node.output.iter().filter(|value| !value.is_empty()) {
             let output = format!("probe/{value}");
             casts.push(NodeProto {
@@ -48,11 +63,16 @@ pub fn probe(onnx: &[u8]) -> Result<(Vec<u8>, Vec<Probe>), prost::DecodeError> {
         }
     }
     graph.node.extend(casts);
-    graph.output.extend(probes.iter().map(|probe| ValueInfoProto {
-        name: Some(probe.output.clone()),
+    graph.output = probes.iter().map(|probe| output(&probe.output)).collect();
+    Ok((model.encode_to_vec(), probes))
+}
+
+/// An output in fp32, of any shape.
+pub(crate) fn output(name: &str) -> ValueInfoProto {
+    ValueInfoProto {
+        name: Some(name.to_owned()),
         r#type: Some(TypeProto {
             tensor_type: Some(TensorTypeProto { elem_type: Some(DataType::F32.onnx()), shape: None }),
         }),
-    }));
-    Ok((model.encode_to_vec(), probes))
+    }
 }

@@ -51,7 +51,7 @@ impl Format {
         match precision {
             Precision::Int8 => Some(Self::Int8),
             Precision::Fp8 => Some(Self::E4m3),
-            Precision::Fp32 | Precision::Tf32 | Precision::Fp16 | Precision::Bf16 => None,
+            _ => None,
         }
     }
 

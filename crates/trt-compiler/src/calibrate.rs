@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use self::histogram::Histogram;
 use self::search::Sample;
+pub(crate) use self::weights::{each_row, largest_magnitude};
 use crate::error::CompileError;
 use crate::interrupt::Interrupt;
 use crate::session::OnnxRuntime;
@@ -80,6 +81,7 @@ pub(crate) fn ranges(request: &Request<'_>, progress: impl Fn(usize, usize)) -> 
     let Request { runtime, folder, options, method, batches, interrupt } = *request;
     let checkpoint = Checkpoint::open(folder)?;
     let tapped = ExportOptions {
+        head: options.head.without_cache(),
         precision: Precision::Fp32,
         taps: true,
         keep_fp32: Vec::new(),

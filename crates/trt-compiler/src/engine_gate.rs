@@ -12,11 +12,13 @@ use onnx_export::{Checkpoint, Head, Precision};
 use crate::error::CompileError;
 use crate::gate::{Gate, ThresholdWishes, Verdict};
 use crate::interrupt::Interrupt;
-use crate::job::{head_of, thresholds};
+use crate::job::{KvCache, head_of, thresholds};
 use crate::subject::{Subject, Words};
 
 /// Tokens in one batch of the check, padding included, as long as a profile takes fewer.
 const CHECK_TOKENS: usize = 512;
+/// How the inputs begin that a cache goes in by.
+const PAST: &str = "past_key_values.";
 
 /// Runs the texts through a loaded engine and through the model in `folder` in fp32, and judges how far they are apart.
 ///
@@ -76,7 +78,9 @@ impl Sizes {
 
 impl<'a> Model<'a> {
     pub(crate) fn open(engine: &'a Engine, folder: &Path) -> Result<Self, CompileError> {
-        let head = head_of(&Checkpoint::open(folder)?)?;
+        let has_cache = engine.record().inputs.iter().any(|input| input.name.starts_with(PAST));
+        let kv_cache = if has_cache { KvCache::With } else { KvCache::Without };
+        let head = head_of(&Checkpoint::open(folder)?, kv_cache)?;
         let words = Words::open(folder, &head)?;
         let described = |reason: String| RuntimeError::Description {
             path: engine.folder().join(engine_runtime::DESCRIPTION_FILE),
@@ -164,7 +168,7 @@ fn widened(batch: &TokenBatch, seq: usize, pad_id: u32) -> Result<TokenBatch, Co
     TokenBatch::from_parts(batch.rows(), seq, ids, mask, types).map_err(CompileError::Reference)
 }
 
-/// A batch as the engine's inputs.
+/// A batch as the engine's inputs; a cache is empty, so a language model takes whole texts.
 fn inputs(engine: &Engine, batch: &TokenBatch) -> Result<Vec<Input>, RuntimeError> {
     let shape = vec![batch.rows(), batch.seq()];
     let input = |input: &InputShape| {
@@ -172,6 +176,12 @@ fn inputs(engine: &Engine, batch: &TokenBatch) -> Result<Vec<Input>, RuntimeErro
             "input_ids" => batch.ids_i64(),
             "attention_mask" => batch.mask_i64(),
             "token_type_ids" => batch.type_ids_i64(),
+            past if past.starts_with(PAST) => {
+                // [batch, heads, tokens, size], of which the second and the last are fixed.
+                let fixed = |at: usize| input.dims.get(at).map_or(0, |span| span.max as usize);
+                let shape = vec![batch.rows(), fixed(1), 0, fixed(3)];
+                return Ok(Input { name: input.name.clone(), shape, values: Values::F32(Vec::new()) });
+            }
             other => {
                 let reason = format!("its input `{other}` is none that a tokenizer gives");
                 return Err(RuntimeError::Batch(reason));

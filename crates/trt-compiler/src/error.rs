@@ -61,7 +61,7 @@ pub enum CompileError {
     },
     /// The profile asks for longer sequences than the model has positions for.
     #[error(
-        "the profile asks for sequences of {asked} tokens, but this model has positions for {longest}; give a --profile whose longest sequence is at most that"
+        "the profile asks for sequences of {asked} tokens (those in a cache included), but this model has positions for {longest}; give a --profile whose longest sequence is at most that"
     )]
     Profile {
         /// The longest sequence of the profile.
@@ -69,9 +69,27 @@ pub enum CompileError {
         /// The longest sequence the model takes.
         longest: usize,
     },
+    /// A profile for a cache that the engine has not.
+    #[error(
+        "the profile {profile} has a third part, tokens in a cache, and this engine has none: give BATCHxSEQUENCE (language models have a cache unless --no-kv-cache is given)"
+    )]
+    NoCache {
+        /// The profile.
+        profile: crate::profile::Profile,
+    },
+    /// A profile that leaves a cache no tokens.
+    #[error(
+        "the profile {profile} leaves nothing for the cache of a model with positions for {longest} tokens: give shorter sequences, as BATCHxSEQUENCExPAST, or --no-kv-cache for an engine of whole texts"
+    )]
+    NoRoom {
+        /// The profile.
+        profile: crate::profile::Profile,
+        /// The longest text the model takes.
+        longest: usize,
+    },
     /// SM 75 has no matrix products in fp32 or bf16.
     #[error(
-        "TensorRT-RTX builds for SM 75 (Turing) only what computes in fp16 throughout: sentence embeddings and hidden states in --precision fp16, no class scores; leave 75 out of --target"
+        "TensorRT-RTX builds for SM 75 (Turing) only what computes in fp16 throughout: sentence embeddings and hidden states in --precision fp16, no class scores, nothing kept in fp32 for its range; leave 75 out of --target"
     )]
     Turing,
     /// 8-bit products without anything to find their ranges with.
@@ -128,7 +146,10 @@ fn next(precision: Precision, verdict: &Verdict) -> &'static str {
         Precision::Fp8 | Precision::Int8 => {
             "calibrate on more texts, and on texts like those it will read; try another --calib-method; or keep what is worst out of it with --keep-fp32 'layer.N.*'"
         }
-        Precision::Fp16 | Precision::Bf16 => {
+        Precision::W4a16 => {
+            "--precision w8a16 has finer weights; or keep what is worst out of it with --keep-fp32 'layer.N.*'"
+        }
+        Precision::Fp16 | Precision::Bf16 | Precision::W8a16 => {
             "--precision fp32 shows whether it is the precision; --keep-fp32 'layer.N.*' keeps a layer in fp32"
         }
         Precision::Fp32 | Precision::Tf32 => {
@@ -172,6 +193,8 @@ impl CompileError {
             Self::Runtime(error) => error.exit_code(),
             Self::Engine(EngineError::Unsupported { .. })
             | Self::Profile { .. }
+            | Self::NoCache { .. }
+            | Self::NoRoom { .. }
             | Self::Turing
             | Self::NoCalibration { .. }
             | Self::NoFp8 { .. } => exit::USAGE,

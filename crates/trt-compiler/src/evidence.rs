@@ -8,6 +8,8 @@ use crate::calibrate::Method;
 use crate::engine::{EngineFacts, EngineOptions, InputShape};
 use crate::gate::Verdict;
 use crate::given::GraphRecord;
+use crate::overflow::OverflowRecord;
+use crate::pack::PackedRecord;
 use crate::profile::Profile;
 use crate::target::Target;
 
@@ -56,7 +58,7 @@ pub struct EngineDescription {
     pub targets: Vec<Target>,
     /// What its matrix products compute in.
     pub precision: Precision,
-    /// Batch × sequence, of the first profile; further ones are among the options.
+    /// Batch × sequence (× tokens in the cache), of the first profile; further ones are among the options.
     pub profile: Profile,
     /// How it was built, where that was not left to TensorRT.
     pub options: EngineOptions,
@@ -116,6 +118,12 @@ pub struct Evidence {
     /// How the ranges of 8-bit products were found; absent for other precisions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationRecord>,
+    /// What fp16 was found too narrow for; absent where nobody looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overflow: Option<OverflowRecord>,
+    /// The weights in few bits; absent where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed: Option<PackedRecord>,
     /// The exported graph.
     pub export: ExportReport,
     /// The verdict.
@@ -143,6 +151,7 @@ pub(crate) fn metadata(evidence: &Evidence, engine: Option<&EngineDescription>) 
         ("precision", json!(evidence.export.precision)),
         ("engine", json!(engine)),
         ("keep_fp32", json!(evidence.keep_fp32)),
+        ("kv_cache", json!(matches!(evidence.export.head, onnx_export::Head::CausalLm { cache: true }))),
         (
             "calibration",
             json!(

@@ -1,6 +1,6 @@
 //! Where a graph parts from the same graph in fp32: the first node whose value leaves the tolerance.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
 
@@ -18,9 +18,9 @@ use crate::session::OnnxRuntime;
 pub struct Explanation {
     /// The text, counted from 1.
     pub text: usize,
-    /// Number of nodes that both graphs have.
+    /// Number of nodes that both graphs have, by name.
     pub nodes: usize,
-    /// How many of them, from the first on, are within the tolerance.
+    /// How many of them come before the first that is not within the tolerance.
     pub agree: usize,
     /// The first that is not.
     pub first: Option<Deviation>,
@@ -68,14 +68,16 @@ impl fmt::Display for Explanation {
     }
 }
 
+/// Nodes whose values are held at a time, of both graphs. A value is at most a vector for each token of one text, or a
+/// score for each pair of them, so some tens of megabytes for a BERT and a few hundred for a model of billions.
+const WINDOW: usize = 64;
+
 /// What is compared.
 pub(crate) struct Request<'a> {
     pub(crate) runtime: &'a OnnxRuntime,
     /// The model's files.
     pub(crate) folder: &'a Path,
-    /// The graph that was judged.
-    pub(crate) onnx: &'a [u8],
-    /// How it was written.
+    /// How the graph that was judged was written. What a cache changes is left out: its graph computes whole texts here.
     pub(crate) options: &'a ExportOptions,
     pub(crate) thresholds: Thresholds,
     /// The number of the text and its tokens, without padding.
@@ -83,43 +85,61 @@ pub(crate) struct Request<'a> {
     pub(crate) interrupt: &'a Interrupt,
 }
 
-/// Runs both graphs on one text and compares what their nodes make, in the order in which they are computed.
+/// Runs both graphs on one text and compares what their nodes make, in the order in which they are computed, a window of
+/// them at a time.
 pub(crate) fn explain(request: &Request<'_>) -> Result<Explanation, CompileError> {
-    let Request { onnx, options, thresholds, text: (text, _), .. } = *request;
+    let Request { options, thresholds, text: (text, _), .. } = *request;
+    let judged = ExportOptions { head: options.head.without_cache(), ..options.clone() };
     let exact = ExportOptions {
         precision: Precision::Fp32,
         keep_fp32: Vec::new(),
+        too_large: BTreeMap::new(),
         ranges: Ranges::new(),
-        ..options.clone()
+        ..judged.clone()
     };
-    let exact = onnx_export::export(&Checkpoint::open(request.folder)?, &exact)?;
-    let expected: HashMap<String, Output> =
-        values(request, &exact.onnx)?.into_iter().map(|(probe, output)| (probe.node, output)).collect();
-    request.interrupt.check()?;
-    let found = values(request, onnx)?;
-    let mut explanation = Explanation { text, nodes: 0, agree: 0, first: None };
-    for (probe, found) in found {
-        let Some(expected) = expected.get(&probe.node).filter(|expected| expected.shape == found.shape)
-        else {
-            continue;
-        };
-        explanation.nodes += 1;
-        if explanation.first.is_some() {
-            continue;
+    let checkpoint = Checkpoint::open(request.folder)?;
+    let judged = onnx_export::export(&checkpoint, &judged)?.onnx;
+    let exact = onnx_export::export(&checkpoint, &exact)?.onnx;
+    let unreadable = |error| unreadable(request, error);
+    let known = onnx_export::node_names(&exact).map_err(unreadable)?;
+    let known: BTreeSet<&str> = known.iter().map(String::as_str).collect();
+    let names = onnx_export::node_names(&judged).map_err(unreadable)?;
+    let common: Vec<&str> = names.iter().map(String::as_str).filter(|node| known.contains(node)).collect();
+    let mut explanation = Explanation { text, nodes: common.len(), agree: 0, first: None };
+    for window in common.chunks(WINDOW) {
+        let window: BTreeSet<&str> = window.iter().copied().collect();
+        let expected: HashMap<String, Output> = values(request, &exact, &window)?
+            .into_iter()
+            .map(|(probe, output)| (probe.node, output))
+            .collect();
+        for (probe, found) in values(request, &judged, &window)? {
+            // Where attention is one operator in one graph and written out in the other, names may meet by chance.
+            let expected = expected.get(&probe.node).filter(|expected| expected.shape == found.shape);
+            explanation.first = expected.and_then(|expected| deviation(&probe, expected, &found, thresholds));
+            if explanation.first.is_some() {
+                return Ok(explanation);
+            }
+            explanation.agree += 1;
         }
-        explanation.first = deviation(&probe, expected, &found, thresholds);
-        explanation.agree += usize::from(explanation.first.is_none());
     }
     Ok(explanation)
 }
 
-fn values(request: &Request<'_>, onnx: &[u8]) -> Result<Vec<(Probe, Output)>, CompileError> {
-    let unreadable = |error: prost::DecodeError| CompileError::Io {
+fn unreadable(request: &Request<'_>, error: prost::DecodeError) -> CompileError {
+    CompileError::Io {
         doing: "read the graph of",
         path: request.folder.to_owned(),
         source: std::io::Error::other(error),
-    };
-    let (onnx, probes) = onnx_export::probe(onnx).map_err(unreadable)?;
+    }
+}
+
+fn values(
+    request: &Request<'_>,
+    onnx: &[u8],
+    nodes: &BTreeSet<&str>,
+) -> Result<Vec<(Probe, Output)>, CompileError> {
+    request.interrupt.check()?;
+    let (onnx, probes) = onnx_export::probe(onnx, nodes).map_err(|error| unreadable(request, error))?;
     let mut session = request.runtime.load(&onnx, request.folder)?;
     let names: Vec<&str> = probes.iter().map(|probe| probe.output.as_str()).collect();
     let mut outputs = Vec::with_capacity(names.len());

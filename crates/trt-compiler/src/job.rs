@@ -15,6 +15,7 @@ use crate::error::CompileError;
 use crate::evidence::Provenance;
 use crate::gate::{ThresholdWishes, Thresholds};
 use crate::given::{self, Described, Given, GraphRecord};
+use crate::overflow::{Limits, Overflow};
 use crate::payload;
 use crate::profile::Profile;
 use crate::reuse::Reuse;
@@ -91,7 +92,17 @@ pub enum WeightForm {
     Materialised,
 }
 
-/// What the ranges of 8-bit products are found with.
+/// Whether the engine of a language model keeps keys and values between calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvCache {
+    /// They go out of one call and into the next. With an empty cache such an engine also takes whole texts.
+    #[default]
+    With,
+    /// Each call computes a whole text.
+    Without,
+}
+
+/// What the ranges of 8-bit products are found with, and what fp16 is too narrow for.
 #[derive(Clone, Debug)]
 pub struct Calibration {
     /// Texts like those that the model will read.
@@ -119,7 +130,12 @@ pub struct Job {
     pub keep_fp32: Vec<Pattern>,
     /// In which type the weights lie that the graph points at.
     pub weights: WeightForm,
-    /// What int8 and fp8 need, and no other precision does.
+    /// What happens to modules that fp16 is too narrow for; matters only where products compute in fp16.
+    pub overflow: Overflow,
+    /// Whether a language model's engine has a cache; matters only for these.
+    pub kv_cache: KvCache,
+    /// What int8 and fp8 need. fp16 looks for overflow on these texts instead of those of the check; no other precision
+    /// has a use for them.
     pub calibration: Option<Calibration>,
     /// The shapes of the engine; the default, capped to the model's longest sequence, unless given.
     pub profile: Option<Profile>,
@@ -164,7 +180,12 @@ pub struct Plan {
     pub files: Vec<String>,
     /// The shapes of the engine.
     pub profile: Profile,
-    /// The longest sequence of any of its profiles.
+    /// Further ones.
+    pub more_profiles: Vec<Profile>,
+    /// What fp16 is trusted with: what is over it is looked for before the graph is written, and kept in fp32. Absent where
+    /// nobody looks.
+    pub overflow: Option<Limits>,
+    /// The longest text of any of its profiles.
     #[serde(skip)]
     pub(crate) longest: usize,
     /// The GPU generations of the engine.
@@ -211,16 +232,12 @@ impl Plan {
 pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
     if let ModelSource::Graph { onnx, files } = &job.source {
         let Described { given, exported, options, files } = given::describe(job, onnx, files)?;
-        let default = match options.head {
-            Head::CausalLm { .. } => Profile::DECODER,
-            _ => Profile::DEFAULT,
-        };
-        return planned(job, exported, options, files, default, Whose::Given(Box::new(given)));
+        return planned(job, exported, options, files, Whose::Given(Box::new(given)));
     }
     let folder = job.source.folder();
     let checkpoint = Checkpoint::open(folder)?;
     onnx_export::require_supported(&checkpoint)?;
-    let head = head_of(&checkpoint)?;
+    let head = head_of(&checkpoint, job.kv_cache)?;
     let mut options = ExportOptions::new(head, job.precision);
     options.keep_fp32.clone_from(&job.keep_fp32);
     if job.precision.needs_calibration() {
@@ -235,10 +252,9 @@ pub(crate) fn plan(job: &Job) -> Result<Plan, CompileError> {
         // they are written.
         exported.report.onnx_sha256.clear();
     }
-    let default = if checkpoint.is_decoder() { Profile::DECODER } else { Profile::DEFAULT };
     let files = files_of(&job.source, &checkpoint)?;
     let reference_bytes = fp32_bytes(&checkpoint);
-    planned(job, exported, options, files, default, Whose::Own { reference_bytes })
+    planned(job, exported, options, files, Whose::Own { reference_bytes })
 }
 
 /// Bytes of a checkpoint's weights in fp32.
@@ -260,7 +276,6 @@ fn planned(
     exported: Exported,
     options: ExportOptions,
     files: Vec<String>,
-    default: Profile,
     whose: Whose,
 ) -> Result<Plan, CompileError> {
     let (given, reference_bytes) = match whose {
@@ -271,12 +286,11 @@ fn planned(
         }
     };
     let longest = exported.report.max_sequence;
-    let profile = job.profile.unwrap_or_else(|| default.capped(longest));
-    let profiles = std::iter::once(&profile).chain(&job.options.more_profiles);
-    if let Some(asked) = profiles.clone().map(|it| it.sequence.max).find(|asked| *asked as usize > longest) {
-        return Err(CompileError::Profile { asked, longest });
-    }
+    let (profile, more_profiles) = profiles(job, &options.head, longest)?;
+    let profiles = std::iter::once(&profile).chain(&more_profiles);
     check_options(&job.options, engine_runtime::gpus().is_ok())?;
+    let looks = given.is_none() && job.precision.may_overflow() && job.overflow == Overflow::KeepInFp32;
+    let overflow = looks.then_some(Limits::DEFAULT);
     if job.engine == EngineWish::Build && job.targets.iter().any(|target| target.sm() == 75) {
         let scores = matches!(options.head, Head::SequenceClassification);
         if job.precision != Precision::Fp16 || scores {
@@ -295,7 +309,9 @@ fn planned(
         source: job.source.provenance(),
         files,
         profile,
-        longest: profiles.map(|it| it.sequence.max).max().unwrap_or_default() as usize,
+        longest: profiles.map(|it| it.total().max).max().unwrap_or_default() as usize,
+        more_profiles,
+        overflow,
         targets: job.targets.clone(),
         thresholds: job.thresholds.over(thresholds(job.precision, &options.head)),
         export: exported.report.clone(),
@@ -305,6 +321,34 @@ fn planned(
         exported,
         options,
     })
+}
+
+/// The shapes that are asked for, or the default ones, as far as the model's positions go.
+fn profiles(job: &Job, head: &Head, longest: usize) -> Result<(Profile, Vec<Profile>), CompileError> {
+    let (default, cache) = match head {
+        Head::CausalLm { cache: true } => (Profile::CACHED, true),
+        Head::CausalLm { cache: false } => (Profile::DECODER, false),
+        _ => (Profile::DEFAULT, false),
+    };
+    let mut profiles: Vec<Profile> = job.profile.iter().chain(&job.options.more_profiles).copied().collect();
+    if profiles.is_empty() {
+        profiles.push(default.capped(longest));
+    }
+    for profile in &mut profiles {
+        if let Some(asked) = Some(profile.total().max).filter(|asked| *asked as usize > longest) {
+            return Err(CompileError::Profile { asked, longest });
+        }
+        match (cache, profile.past) {
+            (true, _) => *profile = profile.cached(longest),
+            (false, None) => {}
+            (false, Some(_)) => return Err(CompileError::NoCache { profile: *profile }),
+        }
+        if cache && profile.past.is_none_or(|past| past.max == 0) {
+            return Err(CompileError::NoRoom { profile: *profile, longest });
+        }
+    }
+    let more = profiles.split_off(1);
+    Ok((profiles.pop().unwrap_or(default), more))
 }
 
 pub(crate) fn thresholds(precision: Precision, head: &Head) -> Thresholds {
@@ -317,8 +361,13 @@ pub(crate) fn thresholds(precision: Precision, head: &Head) -> Thresholds {
 
 /// Ranges in the shape of those that calibration will find, so that everything else about the graph can be told.
 fn stand_in_ranges(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Ranges, CompileError> {
-    let tapped =
-        ExportOptions { precision: Precision::Fp32, keep_fp32: Vec::new(), taps: true, ..options.clone() };
+    let tapped = ExportOptions {
+        head: options.head.without_cache(),
+        precision: Precision::Fp32,
+        keep_fp32: Vec::new(),
+        taps: true,
+        ..options.clone()
+    };
     let taps = onnx_export::export(checkpoint, &tapped)?.taps;
     let layers = taps.into_iter().flat_map(|tap| tap.layers);
     layers
@@ -331,9 +380,9 @@ fn stand_in_ranges(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<R
 }
 
 /// What the graph of this folder gives.
-pub(crate) fn head_of(checkpoint: &Checkpoint) -> Result<Head, CompileError> {
+pub(crate) fn head_of(checkpoint: &Checkpoint, kv_cache: KvCache) -> Result<Head, CompileError> {
     if checkpoint.is_decoder() {
-        return Ok(Head::CausalLm { cache: false });
+        return Ok(Head::CausalLm { cache: kv_cache == KvCache::With });
     }
     if let Some(head) = SentenceHead::read(checkpoint)? {
         return Ok(Head::SentenceEmbedding(head));

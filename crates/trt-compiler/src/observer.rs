@@ -9,8 +9,10 @@ use std::time::Duration;
 pub enum Step {
     /// The model's files come into the staging.
     Source,
-    /// The ranges of 8-bit products are found.
+    /// What the model's values are like is found out: the ranges of 8-bit products, or what fp16 is too narrow for.
     Calibrate,
+    /// Weights in few bits are written.
+    Quantize,
     /// The graph is written.
     Export,
     /// The graph runs on real text.
@@ -28,6 +30,7 @@ impl fmt::Display for Step {
         f.write_str(match self {
             Self::Source => "source",
             Self::Calibrate => "calibrate",
+            Self::Quantize => "quantize",
             Self::Export => "export",
             Self::Check => "check",
             Self::Gate => "gate",

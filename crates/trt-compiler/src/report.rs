@@ -169,7 +169,7 @@ fn engine_table(page: &mut Page, engine: &EngineDescription) {
         &[
             ("built by", format!("{} {}", engine.flavour, facts.version)),
             ("runs on", targets.join(", ")),
-            ("profile", format!("batch × sequence {}", engine.profile)),
+            ("profile", engine.profile.in_words()),
             ("size", human_size(facts.plan_bytes)),
             ("SHA-256", engine.plan_sha256.clone()),
             (

@@ -6,6 +6,9 @@ mod check;
 mod engine;
 mod export;
 mod given;
+mod overflow;
+mod pack;
+mod stepwise;
 
 use std::fs;
 use std::io;
@@ -72,6 +75,11 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
     let mut plan = plan(job)?;
     let mut files = run.step(Step::Source, |run| run.stage_model(&staging, &plan))?;
     let calibration = run.calibrate(&staging, &mut plan, &host.onnxruntime)?;
+    let overflow = run.look_for_overflow(&staging, &mut plan, &host.onnxruntime)?;
+    let packed = run.pack(&staging, &plan)?.map(|(file, record)| {
+        files.push(file);
+        record
+    });
     run.step(Step::Export, |run| run.write_graph(&staging, &mut plan, &mut files))?;
     let wanted = match host.libraries {
         Some(libraries) => {
@@ -82,7 +90,7 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
     };
     let evidence = match &plan.given {
         Some(given) => run.check_given(&staging, &plan, given, &host.onnxruntime)?,
-        None => Evidence { calibration, ..run.check(&staging, &plan, &host.onnxruntime)? },
+        None => Evidence { calibration, overflow, packed, ..run.check(&staging, &plan, &host.onnxruntime)? },
     };
     let engine = match wanted {
         Some(wanted) => Some(run.step(Step::Engine, |run| run.build_engine(&staging, &plan, wanted))?),

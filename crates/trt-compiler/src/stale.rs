@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::calibrate::Method;
 use crate::evidence::Provenance;
+use crate::job::KvCache;
 use crate::profile::Profile;
 use crate::target::Target;
 
@@ -20,6 +21,8 @@ pub struct Wish {
     pub profile: Option<Profile>,
     /// Modules that would compute in fp32, by pattern.
     pub keep_fp32: Vec<String>,
+    /// Whether a language model's engine would have a cache.
+    pub kv_cache: KvCache,
     /// SHA-256 of the calibration texts and how ranges would be found, for 8 bits.
     pub calibration: Option<(String, Method)>,
     /// The engine it would have, if any.
@@ -62,11 +65,21 @@ pub fn staleness(store: &ModelStore, current: Option<&Current>, wish: &Wish) -> 
             change("profile", was, &wish.profile?.to_string())
         })
         .or_else(|| {
+            let is_lm = text(metadata.get("task")).as_deref() == Some("text-generation");
+            let (was, is) = (
+                metadata.get("kv_cache").and_then(Value::as_bool).unwrap_or(false),
+                wish.kv_cache == KvCache::With,
+            );
+            let word = |it: bool| if it { "yes" } else { "no" };
+            change("cache", word(was), word(is)).filter(|_| is_lm)
+        })
+        .or_else(|| {
             let kept = metadata.get("keep_fp32").cloned().unwrap_or_else(|| json!([]));
             (kept != json!(wish.keep_fp32)).then(|| "other modules in fp32".to_owned())
         })
         .or_else(|| {
-            let (texts, method) = wish.calibration.as_ref()?;
+            // fp16 only looks for overflow on them.
+            let (texts, method) = wish.calibration.as_ref().filter(|_| wish.precision.needs_calibration())?;
             let wanted = json!({ "texts_sha256": texts, "method": method });
             (metadata.get("calibration") != Some(&wanted)).then(|| "other calibration".to_owned())
         })
@@ -142,6 +155,7 @@ mod tests {
             precision,
             profile: None,
             keep_fp32: Vec::new(),
+            kv_cache: KvCache::With,
             calibration: None,
             engine: Some(wanted.clone()),
         };
@@ -194,6 +208,17 @@ mod tests {
                 own.clone(),
                 Precision::Fp16,
                 Some("trt-compiler 0.0.1"),
+            ),
+            (
+                "v11a",
+                {
+                    let mut built = built.clone();
+                    built["task"] = json!("text-generation");
+                    built
+                },
+                own.clone(),
+                Precision::Fp16,
+                Some("cache no → yes"),
             ),
             ("v12", json!({}), own.clone(), Precision::Fp16, Some("not checked by this command")),
         ];

@@ -7,6 +7,7 @@
 )]
 
 mod bad_input;
+mod caches;
 mod concurrency;
 mod engines;
 mod families;

@@ -102,6 +102,8 @@ fn reuse_starts_no_builder() {
         precision: Precision::Fp16,
         keep_fp32: Vec::new(),
         weights: trt_compiler::WeightForm::Stored,
+        overflow: trt_compiler::Overflow::default(),
+        kv_cache: trt_compiler::KvCache::default(),
         calibration: None,
         profile: None,
         targets: vec!["89".parse().unwrap()],

@@ -95,6 +95,8 @@ fn a_builder_without_memory_publishes_nothing_and_says_so() {
             precision: Precision::Fp16,
             keep_fp32: Vec::new(),
             weights: trt_compiler::WeightForm::Stored,
+            overflow: trt_compiler::Overflow::default(),
+            kv_cache: trt_compiler::KvCache::default(),
             calibration: None,
             profile: None,
             targets: vec!["89".parse().unwrap()],

@@ -55,12 +55,8 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
         Some(agent) => vec![agent.clone()],
         None => args::every_agent(&store)?,
     };
-    let options = PushOptions {
-        keep_pointer: args.no_activate,
-        over: args.over,
-        expires: args.expires,
-        who: who(),
-    };
+    let options =
+        PushOptions { keep_pointer: args.no_activate, over: args.over, expires: args.expires, who: who() };
     let mut code = exit::OK;
     let mut pushed = Vec::new();
     for agent in &agents {

@@ -7,6 +7,39 @@ use onnx_export::{Checkpoint, DataType};
 
 use crate::error::CompileError;
 
+/// Bytes that are read at once where rows do not matter.
+const CHUNK: usize = 1 << 20;
+
+/// The largest magnitude in a tensor, which is read a piece at a time.
+pub(crate) fn largest_magnitude(checkpoint: &Checkpoint, name: &str) -> Result<f32, CompileError> {
+    let tensor = checkpoint.tensor(name)?;
+    let path = checkpoint.folder().join(&tensor.file);
+    let failed = |source| CompileError::Io { doing: "read the weights in", path: path.clone(), source };
+    let file = File::open(&path).map_err(failed)?;
+    let size = size_of(tensor.dtype);
+    let mut bytes = vec![0; CHUNK];
+    let (mut at, end) = (tensor.offset_bytes, tensor.offset_bytes + tensor.length_bytes);
+    let mut largest = 0.0_f32;
+    while at < end {
+        let left = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+        let piece = &mut bytes[..left];
+        file.read_exact_at(piece, at).map_err(failed)?;
+        at += left as u64;
+        let numbers = piece.chunks_exact(size).map(|bytes| number(bytes, tensor.dtype).abs());
+        largest = numbers.fold(largest, f32::max);
+    }
+    Ok(largest)
+}
+
+/// Bytes of a number of a type that weights are stored in.
+fn size_of(dtype: DataType) -> usize {
+    match dtype {
+        DataType::F16 | DataType::Bf16 => 2,
+        DataType::F32 => 4,
+        _ => 8,
+    }
+}
+
 /// A layer's weight, `[outputs, inputs]`.
 pub(super) fn read(checkpoint: &Checkpoint, layer: &str) -> Result<Vec<f32>, CompileError> {
     let mut weight = Vec::new();
@@ -15,7 +48,7 @@ pub(super) fn read(checkpoint: &Checkpoint, layer: &str) -> Result<Vec<f32>, Com
 }
 
 /// Shows each row of a layer's weight, read from its file one at a time.
-pub(super) fn each_row(
+pub(crate) fn each_row(
     checkpoint: &Checkpoint,
     layer: &str,
     mut see: impl FnMut(&[f32]),
@@ -26,11 +59,7 @@ pub(super) fn each_row(
     let file = File::open(&path).map_err(failed)?;
     let rows = tensor.shape.first().copied().unwrap_or_default();
     let columns = tensor.shape.iter().skip(1).product::<usize>();
-    let size = match tensor.dtype {
-        DataType::F16 | DataType::Bf16 => 2,
-        DataType::F32 => 4,
-        _ => 8,
-    };
+    let size = size_of(tensor.dtype);
     let mut bytes = vec![0; columns * size];
     let mut row = Vec::with_capacity(columns);
     let mut at = tensor.offset_bytes;

@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use engine_runtime::{EngineFacts, EngineOptions, InputShape, PlanTrait};
-pub(crate) use host::{check_memory, gate_memory_bytes};
 pub use host::{
     BuildOptions, EngineError, available_memory_bytes, build, examine, judge, needed_memory_bytes,
 };
+pub(crate) use host::{check_memory, gate_memory_bytes};
 pub(crate) use options::check as check_options;
 #[cfg(feature = "tensorrt")]
 pub use worker::worker_main;

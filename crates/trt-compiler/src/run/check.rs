@@ -5,8 +5,8 @@ use model_store::Staging;
 use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Precision};
 use serde_json::{Map, Value, json};
 
-use super::Run;
 use super::batches::{batches, cut};
+use super::{Run, stepwise};
 use crate::error::CompileError;
 use crate::evidence::Evidence;
 use crate::explain::{self, Explanation};
@@ -17,8 +17,9 @@ use crate::session::OnnxRuntime;
 use crate::subject::{Subject, Words};
 use crate::texts;
 
-/// What a comparison gives: the gate, how bfloat16 was computed, and the graph itself where it may have to be explained.
-type Judged = (Gate, Option<Bf16>, Option<Vec<u8>>);
+/// What a comparison gives: the gate, how bfloat16 was computed, and how the graph was written, where it may have to be
+/// explained.
+type Judged = (Gate, Option<Bf16>, Option<ExportOptions>);
 
 impl Run<'_> {
     /// Runs the graph and the reference on the texts, and judges.
@@ -67,6 +68,8 @@ impl Run<'_> {
             texts_sha256: texts::digest(&job.texts),
             bf16,
             calibration: None,
+            overflow: None,
+            packed: None,
             keep_fp32: job.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
             export: plan.export.clone(),
             verdict,
@@ -84,14 +87,13 @@ impl Run<'_> {
         let job = self.job;
         // ONNX Runtime has no bfloat16 kernels for a CPU: there the same graph is checked with rounding written out.
         let bf16 = (job.precision == Precision::Bf16).then_some(Bf16::Emulated);
-        let onnx = match bf16 {
-            None => plan.exported.onnx.clone(),
-            Some(bf16) => {
-                let options = ExportOptions { bf16, ..plan.options.clone() };
-                onnx_export::export(&Checkpoint::open(staging.path())?, &options)?.onnx
-            }
+        let options = ExportOptions { bf16: bf16.unwrap_or_default(), ..plan.options.clone() };
+        let exported = match bf16 {
+            None => plan.exported.clone(),
+            Some(_) => onnx_export::export(&Checkpoint::open(staging.path())?, &options)?,
         };
-        let mut session = runtime.load(&onnx, staging.path())?;
+        let mut session = runtime.load(&exported.onnx, staging.path())?;
+        let cached = matches!(plan.export.head, Head::CausalLm { cache: true });
         let words = Words::open(staging.path(), &plan.options.head)?;
         let batches = batches(&job.texts, plan, &words)?;
         // The files it came from, not the copies: what copying did to them shows as well.
@@ -108,17 +110,23 @@ impl Run<'_> {
             self.interrupt.check()?;
             self.observer.progress(Step::Check, done, total, "");
             let expected = reference.run(batch)?;
-            gate.add(batch, texts, &expected, &session.run(batch, output)?);
+            let found = if cached {
+                stepwise::run(&mut session, &exported.report.inputs, batch, output)?
+            } else {
+                session.run(batch, output)?
+            };
+            gate.add(batch, texts, &expected, &found);
         }
         let how = match job.precision {
             Precision::Bf16 => ", bf16 rounding emulated",
             Precision::Tf32 => ", in fp32 (only a GPU rounds to tf32)",
-            Precision::Fp32 | Precision::Fp16 | Precision::Fp8 | Precision::Int8 => "",
+            _ => "",
         };
-        let judged = job.explain.then_some(onnx);
+        let steps = if cached { ", the last tokens one by one with the cache" } else { "" };
+        let judged = job.explain.then_some(options);
         Ok((
             (gate, bf16, judged),
-            format!("onnx runtime {}, {} texts{how}", runtime.version, job.texts.len()),
+            format!("onnx runtime {}, {} texts{how}{steps}", runtime.version, job.texts.len()),
         ))
     }
 
@@ -129,7 +137,7 @@ impl Run<'_> {
         plan: &Plan,
         runtime: &OnnxRuntime,
         verdict: &Verdict,
-        onnx: &[u8],
+        options: &ExportOptions,
     ) -> Result<Explanation, CompileError> {
         let words = Words::open(staging.path(), &plan.options.head)?;
         let number = verdict.comparison.worst.text.clamp(1, self.job.texts.len().max(1));
@@ -141,8 +149,7 @@ impl Run<'_> {
         explain::explain(&explain::Request {
             runtime,
             folder: staging.path(),
-            onnx,
-            options: &plan.options,
+            options,
             thresholds: plan.thresholds,
             text: (number, &TokenBatch::pad(&tokens, words.pad_id())),
             interrupt: self.interrupt,

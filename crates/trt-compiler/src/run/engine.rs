@@ -7,7 +7,9 @@ use onnx_export::Precision;
 use serde_json::Value;
 
 use super::{GRAPH, Run, json_file, payload_path};
-use crate::engine::{self, EngineError, EngineFacts, EngineRequest, InputShape, Tf32, check_memory};
+use crate::engine::{
+    self, EngineError, EngineFacts, EngineOptions, EngineRequest, InputShape, Tf32, check_memory,
+};
 use crate::error::CompileError;
 use crate::evidence::EngineDescription;
 use crate::job::Plan;
@@ -36,15 +38,14 @@ impl Run<'_> {
             layers: staging.path().join("engines/building.layers"),
             libraries,
             profiles: std::iter::once(&plan.profile)
-                .chain(&self.job.options.more_profiles)
+                .chain(&plan.more_profiles)
                 .map(|profile| {
-                    let inputs = plan.export.inputs.iter();
-                    inputs.map(|input| InputShape::new(&input.name, input.dtype, profile)).collect()
+                    plan.export.inputs.iter().map(|input| InputShape::of(input, profile)).collect()
                 })
                 .collect(),
             targets: plan.targets.clone(),
             tf32: if self.job.precision == Precision::Tf32 { Tf32::Allowed } else { Tf32::Forbidden },
-            options: self.job.options.clone(),
+            options: EngineOptions { more_profiles: plan.more_profiles.clone(), ..self.job.options.clone() },
         }
     }
 
@@ -116,7 +117,7 @@ impl Run<'_> {
         };
         staging.write(&payload_path(&format!("{folder}/engine.json"))?, &json_file(&description))?;
         let sms: Vec<String> = plan.targets.iter().map(Target::to_string).collect();
-        let more = match self.job.options.more_profiles.len() {
+        let more = match plan.more_profiles.len() {
             0 => String::new(),
             n => format!(" and {n} more"),
         };
@@ -126,11 +127,10 @@ impl Run<'_> {
         let damaged: String =
             search.damaged.iter().flat_map(|line| ["\n            ", line.as_str()]).collect();
         let summary = format!(
-            "{FLAVOUR} {}, SM {}, batch {} × seq {}{more}, {}{how}{damaged}",
+            "{FLAVOUR} {}, SM {}, {}{more}, {}{how}{damaged}",
             description.facts.version,
             sms.join(" "),
-            plan.profile.batch,
-            plan.profile.sequence,
+            plan.profile.in_words(),
             human_size(description.facts.plan_bytes)
         );
         Ok(((description, path), summary))

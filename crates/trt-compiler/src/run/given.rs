@@ -136,6 +136,8 @@ impl Run<'_> {
             texts_sha256: texts::digest(&job.texts),
             bf16: None,
             calibration: None,
+            overflow: None,
+            packed: None,
             keep_fp32: Vec::new(),
             export: plan.export.clone(),
             verdict,

@@ -6,9 +6,9 @@ use std::path::Path;
 use onnx_export::Precision;
 use safetensors::SafeTensors;
 use toy_store::Kind;
-use trt_compiler::{CompileError, Interrupt, Job, ThresholdWishes};
+use trt_compiler::{CompileError, Interrupt, Job, KvCache, Overflow, Profile, ThresholdWishes};
 
-use crate::support::{job, runtimes, toy};
+use crate::support::{fixture, job, runtimes, toy};
 
 /// Multiplies one weight matrix, stored in fp32, in place.
 fn scale(folder: &Path, tensor: &str, factor: f32) {
@@ -51,16 +51,18 @@ fn weights_that_overflow_in_fp16_are_refused_in_fp16_and_pass_in_fp32() {
     let Some(runtimes) = runtimes() else { return };
     let (folder, store) = (toy(Kind::Analyst), tempfile::tempdir().unwrap());
     scale(folder.path(), "bert.encoder.layer.1.intermediate.dense.weight", 1e6);
-    let run = |precision| {
-        trt_compiler::run(&job(store.path(), folder.path(), precision, &runtimes), &(), &Interrupt::default())
+    let job = |precision| Job {
+        overflow: Overflow::LetBe,
+        ..job(store.path(), folder.path(), precision, &runtimes)
     };
+    let run = |precision| trt_compiler::run(&job(precision), &(), &Interrupt::default());
     let message = refused(run(Precision::Fp16), store.path(), "fp16");
     for part in ["tested/v1-fp16", "logits", "NaN", "bf16"] {
         assert!(message.contains(part), "{part} is not in {message}");
     }
     assert!(message.contains("--explain"), "{message}");
     run(Precision::Fp32).unwrap();
-    let explained = Job { explain: true, ..job(store.path(), folder.path(), Precision::Fp16, &runtimes) };
+    let explained = Job { explain: true, ..job(Precision::Fp16) };
     let error = trt_compiler::run(&explained, &(), &Interrupt::default()).unwrap_err();
     eprintln!("{error}");
     let CompileError::Gate { explanation: Some(explanation), .. } = error else { panic!("{error}") };
@@ -78,6 +80,69 @@ fn weights_that_overflow_in_fp16_are_refused_in_fp16_and_pass_in_fp32() {
         ..explained
     };
     trt_compiler::run(&keep, &(), &Interrupt::default()).unwrap();
+    // Left to itself, it finds them.
+    let found = Job {
+        overflow: Overflow::KeepInFp32,
+        keep_fp32: Vec::new(),
+        version: "v1-found".parse().unwrap(),
+        ..keep
+    };
+    let outcome = trt_compiler::run(&found, &(), &Interrupt::default()).unwrap();
+    let modules = outcome.evidence.overflow.unwrap().modules;
+    assert!(modules.iter().any(|it| it.module == "encoder.layer.1.intermediate.dense"), "{modules:?}");
+    assert!(modules.iter().all(|it| it.module.starts_with("encoder.layer.1.")), "{modules:?}");
+}
+
+/// Values of attention times 2¹⁸, and the product after them divided by it: the same model, whose activations fp16 cannot
+/// hold. No weight is beyond it.
+#[test]
+fn activations_that_overflow_in_fp16_are_kept_in_fp32_by_themselves() {
+    let Some(runtimes) = runtimes() else { return };
+    let (folder, store) = (toy(Kind::Memory), tempfile::tempdir().unwrap());
+    let attention = "encoder.layer.1.attention";
+    let factor = 2.0_f32.powi(18);
+    for (tensor, factor) in
+        [("self.value.weight", factor), ("self.value.bias", factor), ("output.dense.weight", factor.recip())]
+    {
+        scale(folder.path(), &format!("{attention}.{tensor}"), factor);
+    }
+    let job = job(store.path(), folder.path(), Precision::Fp16, &runtimes);
+    let left = Job { overflow: Overflow::LetBe, ..job.clone() };
+    let message =
+        refused(trt_compiler::run(&left, &(), &Interrupt::default()), store.path(), "left to itself");
+    assert!(message.contains("NaN"), "{message}");
+    let outcome = trt_compiler::run(&job, &(), &Interrupt::default()).unwrap();
+    let record = outcome.evidence.overflow.unwrap();
+    let found: Vec<&str> = record.modules.iter().map(|it| it.module.as_str()).collect();
+    let expected = ["output.dense", "self", "self.value"].map(|part| format!("{attention}.{part}"));
+    assert_eq!(found, expected, "{record:?}");
+    assert!(record.largest > 65_504.0 && record.modules.iter().all(|it| it.largest > 65_504.0), "{record:?}");
+    let kept = &outcome.evidence.export.kept_fp32;
+    let named = kept.iter().find(|kept| kept.module == expected[2]).expect("in the report of the graph");
+    assert!(named.why.contains("too large for fp16"), "{named:?}");
+    let bf16 = Job { precision: Precision::Bf16, version: "v1-bf16".parse().unwrap(), ..job };
+    let outcome = trt_compiler::run(&bf16, &(), &Interrupt::default()).unwrap();
+    assert!(outcome.evidence.overflow.is_none(), "bf16 has the range of fp32");
+}
+
+#[test]
+fn profiles_and_caches_have_to_fit() {
+    let Some(runtimes) = runtimes() else { return };
+    let (lm, encoder) = (fixture(&["lm-llama", "lm-tokenizer"]), toy(Kind::Memory));
+    let check = |folder: &Path, profile: &str, kv_cache, expected: &str| {
+        let store = tempfile::tempdir().unwrap();
+        let profile: Profile = profile.parse().unwrap();
+        let job =
+            Job { profile: Some(profile), kv_cache, ..job(store.path(), folder, Precision::Fp32, &runtimes) };
+        let error = trt_compiler::dry_run(&job).unwrap_err();
+        assert_eq!(error.exit_code(), model_store::exit::USAGE, "{profile}: {error}");
+        assert!(error.to_string().contains(expected), "{profile}: {error}");
+    };
+    // Positions for 512 tokens.
+    check(lm.path(), "1x1,8,512", KvCache::With, "leaves nothing for the cache");
+    check(lm.path(), "1x1,8,256x0,16,257", KvCache::With, "513 tokens");
+    check(lm.path(), "1x1,8,256x0,16,256", KvCache::Without, "--no-kv-cache");
+    check(encoder.path(), "1x1,8,16x0,16,16", KvCache::With, "this engine has none");
 }
 
 #[test]
@@ -100,7 +165,8 @@ fn the_second_segment_is_checked() {
     let Some(runtimes) = runtimes() else { return };
     let (folder, store) = (toy(Kind::Analyst), tempfile::tempdir().unwrap());
     spoil_second_segment(folder.path());
-    let job = job(store.path(), folder.path(), Precision::Fp16, &runtimes);
+    let job =
+        Job { overflow: Overflow::LetBe, ..job(store.path(), folder.path(), Precision::Fp16, &runtimes) };
     refused(trt_compiler::run(&job, &(), &Interrupt::default()), store.path(), "second segment");
 }
 

@@ -60,6 +60,8 @@ pub(crate) fn job(store: &Path, folder: &Path, precision: Precision, runtimes: &
         precision,
         keep_fp32: Vec::new(),
         weights: trt_compiler::WeightForm::Stored,
+        overflow: trt_compiler::Overflow::default(),
+        kv_cache: trt_compiler::KvCache::default(),
         calibration: None,
         profile: None,
         targets: Target::DEFAULT.to_vec(),
@@ -75,4 +77,20 @@ pub(crate) fn job(store: &Path, folder: &Path, precision: Precision, runtimes: &
         options: EngineOptions::default(),
         reuse: Reuse::Allowed,
     }
+}
+
+/// Fixtures of the loader, in one folder: a tiny random model of a family.
+pub(crate) fn fixture(parts: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for part in parts {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model-loader/tests/data").join(part);
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_file() && !matches!(name, "outputs.safetensors") {
+                std::fs::copy(&path, folder.path().join(name)).unwrap();
+            }
+        }
+    }
+    folder
 }
