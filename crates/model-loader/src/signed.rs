@@ -3,7 +3,7 @@
 //! A signature is of the manifest, which names every file with its digest: two small files are read for it. That the
 //! bytes are those of the manifest is for [`Verify`](crate::Verify).
 
-use model_store::{Current, ModelStore, SignaturePolicy, StoreError, Unsigned};
+use model_store::{Current, ModelStore, StoreError, Unsigned};
 
 use crate::LoadError;
 use crate::resolve::ResolvedModel;
@@ -53,11 +53,10 @@ pub(crate) fn check(found: &ResolvedModel, signatures: Signatures) -> Result<(),
 }
 
 fn check_version(store: &ModelStore, current: &Current, signatures: Signatures) -> Result<(), LoadError> {
-    let policy = store.signature_policy()?;
-    let policy = match signatures {
-        Signatures::Require => SignaturePolicy { unsigned: Unsigned::Refuse, ..policy },
-        _ => policy,
-    };
+    let mut policy = store.signature_policy()?;
+    if signatures == Signatures::Require {
+        policy.unsigned = Unsigned::Refuse;
+    }
     if policy.unsigned == Unsigned::Allow {
         return Ok(());
     }

@@ -162,7 +162,7 @@ pub(crate) fn describe(job: &Job, onnx: &Path, files: &ModelSource) -> Result<De
             against,
         },
         options: ExportOptions::new(head, job.precision),
-        exported: Exported { onnx: Vec::new(), report, taps: Vec::new() },
+        exported: Exported { onnx: Vec::new(), report, taps: Vec::new(), packed: None },
         files: listed,
     })
 }

@@ -66,7 +66,9 @@ fn a_version_that_is_here_gets_the_signature_that_was_made_since() {
     assert!(good.is_some() && there.signature(&scout, &v1).unwrap() == good);
 
     // One that counts for nothing does not take its place.
-    there.set_signature_policy(&SignaturePolicy { unsigned: Unsigned::Warn, ..refusing(&key) }).unwrap();
+    let mut policy = refusing(&key);
+    policy.unsigned = Unsigned::Warn;
+    there.set_signature_policy(&policy).unwrap();
     here.sign(&scout, &v1, &stranger, &MoveOptions::default()).unwrap();
     push(&remote, &here, "scout/v1").unwrap();
     pull(&remote, &there, "scout").unwrap();

@@ -302,6 +302,7 @@ fn converse(
             let path = match request {
                 WorkerRequest::Build(request) => request.plan.clone(),
                 WorkerRequest::Examine(request) => request.plan.clone(),
+                WorkerRequest::Judge(request) => request.engine.clone(),
             };
             Err(EngineError::NoRoom { stage, path, reason })
         }
