@@ -12,7 +12,7 @@ export SIGNING_PYTHON ?= $(CURDIR)/target/signing-python/bin/python
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'Straight from cargo, once `make setup` has run:'
 	@echo '  cargo run -p toy-store'

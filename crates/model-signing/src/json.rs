@@ -1,11 +1,15 @@
 //! JSON, read strictly: a key that is given twice is refused, because two readers may take different ones.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::error::SignatureError;
+
+/// Four values a file, and a million files: a stranger's text must not take all memory.
+const MAX_VALUES: usize = 4_000_000;
 
 /// A JSON value. Numbers have no meaning in a signature, so none is kept.
 #[derive(Debug)]
@@ -21,7 +25,12 @@ pub(crate) enum Json {
 impl Json {
     /// Reads a document; `what` it is is said in the error.
     pub(crate) fn parse(text: &[u8], what: &str) -> Result<Self, SignatureError> {
-        serde_json::from_slice(text).map_err(|e| malformed(format!("{what} is not sound JSON: {e}")))
+        let unsound = |e: serde_json::Error| malformed(format!("{what} is not sound JSON: {e}"));
+        let budget = Cell::new(MAX_VALUES);
+        let mut reader = serde_json::Deserializer::from_slice(text);
+        let value = Budget(&budget).deserialize(&mut reader).map_err(unsound)?;
+        reader.end().map_err(unsound)?;
+        Ok(value)
     }
 
     fn kind(&self) -> &'static str {
@@ -130,15 +139,23 @@ pub(crate) fn malformed(what: String) -> SignatureError {
     SignatureError::Malformed(what)
 }
 
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyValue)
+/// How many more values are read.
+#[derive(Clone, Copy)]
+struct Budget<'a>(&'a Cell<usize>);
+
+impl<'de> DeserializeSeed<'de> for Budget<'_> {
+    type Value = Json;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json, D::Error> {
+        match self.0.get().checked_sub(1) {
+            Some(left) => self.0.set(left),
+            None => return Err(D::Error::custom("it has more values than any signature")),
+        }
+        deserializer.deserialize_any(self)
     }
 }
 
-struct AnyValue;
-
-impl<'de> Visitor<'de> for AnyValue {
+impl<'de> Visitor<'de> for Budget<'_> {
     type Value = Json;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -175,7 +192,7 @@ impl<'de> Visitor<'de> for AnyValue {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Json, A::Error> {
         let mut values = Vec::new();
-        while let Some(value) = list.next_element()? {
+        while let Some(value) = list.next_element_seed(self)? {
             values.push(value);
         }
         Ok(Json::List(values))
@@ -187,7 +204,7 @@ impl<'de> Visitor<'de> for AnyValue {
             if fields.contains_key(&key) {
                 return Err(A::Error::custom(format_args!("the key {key:?} is given twice")));
             }
-            fields.insert(key, map.next_value()?);
+            fields.insert(key, map.next_value_seed(self)?);
         }
         Ok(Json::Object(fields))
     }

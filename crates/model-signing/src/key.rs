@@ -8,7 +8,6 @@ use std::path::Path;
 use std::str::FromStr;
 
 use p256::ecdsa::signature::{Signer, Verifier};
-use p256::elliptic_curve::Generate;
 use p256::elliptic_curve::zeroize::Zeroizing;
 use p256::pkcs8::{
     DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, LineEnding, ObjectIdentifier,
@@ -89,9 +88,14 @@ impl fmt::Debug for SigningKey {
 impl SigningKey {
     /// A new key, of the system's randomness.
     pub fn generate() -> Result<Self, KeyError> {
-        let key =
-            p256::ecdsa::SigningKey::try_generate().map_err(|e| KeyError::NoRandomness(e.to_string()))?;
-        Ok(Self(key))
+        let mut bytes = Zeroizing::new([0; 32]);
+        loop {
+            getrandom::fill(&mut *bytes).map_err(|e| KeyError::NoRandomness(e.to_string()))?;
+            // Any number below the curve's order but 0 is a key, and one in 2^32 is not.
+            if let Ok(key) = p256::ecdsa::SigningKey::from_slice(&*bytes) {
+                return Ok(Self(key));
+            }
+        }
     }
 
     /// Reads a key in PEM, as PKCS#8 or SEC1.

@@ -27,6 +27,7 @@ Examples:
   cd \"$(model-store path scout)\"                  go to the current version
   model-store rollback scout                      back to what was current before
   model-store verify                              compare every file with its manifest
+  model-store sign scout --key release.pem        sign what is current
   model-store gc --all --dry-run                  what could be retired, and why
   model-store push scout --remote s3://models     send it to an object store, for every other host
   model-store sync --all --follow 30s             on those hosts: keep in step

@@ -119,6 +119,10 @@ fn a_bundle_that_was_cut_off_is_refused_at_every_byte() {
     let mut longer = sealed;
     longer.extend_from_slice(b"{}");
     assert!(refused("more", &longer, &[key.verifying_key()]).contains("trailing characters"));
+    let many = format!("[{}0]", "0,".repeat(5_000_000));
+    assert!(refused("many", many.as_bytes(), &[]).contains("more values than any signature"));
+    let deep = "[".repeat(100_000);
+    assert!(refused("deep", deep.as_bytes(), &[]).contains("recursion limit"));
     let huge = vec![b' '; MAX_BUNDLE_BYTES + 1];
     assert_eq!(Bundle::parse(&huge).unwrap_err(), SignatureError::TooLarge);
 }
