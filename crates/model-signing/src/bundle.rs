@@ -85,19 +85,16 @@ impl Bundle {
     /// Makes sure that one of some keys made the signature, and gives what it signs.
     pub fn verify(&self, trusted: &[VerifyingKey]) -> Result<Verified, SignatureError> {
         let message = pre_authentication_encoding(&self.payload);
-        let key = match &self.hint {
-            Some(hint) => {
-                let named = trusted.iter().find(|key| key.fingerprint().to_string() == *hint);
-                let Some(key) = named else { return Err(SignatureError::UnknownKey(shown(hint))) };
-                if !key.signed(&message, &self.signature) {
-                    return Err(SignatureError::Wrong(key.fingerprint()));
-                }
-                key
+        let key = if let Some(hint) = &self.hint {
+            let named = trusted.iter().find(|key| key.fingerprint().to_string() == *hint);
+            let Some(key) = named else { return Err(SignatureError::UnknownKey(shown(hint))) };
+            if !key.signed(&message, &self.signature) {
+                return Err(SignatureError::Wrong(key.fingerprint()));
             }
-            None => {
-                let fitting = trusted.iter().find(|key| key.signed(&message, &self.signature));
-                fitting.ok_or(SignatureError::NoKeyFits)?
-            }
+            key
+        } else {
+            let fitting = trusted.iter().find(|key| key.signed(&message, &self.signature));
+            fitting.ok_or(SignatureError::NoKeyFits)?
         };
         Ok(Verified { statement: Statement::from_json(&self.payload)?, key: key.fingerprint() })
     }

@@ -110,7 +110,7 @@ impl SigningKey {
             "PUBLIC KEY" => {
                 return Err(unusable("it is a public key; signing takes the private one".to_owned()));
             }
-            other => return Err(block.is_not("private", other)),
+            _ => return Err(block.is_not("private")),
         };
         Ok(Self(secret.into()))
     }
@@ -168,7 +168,7 @@ impl VerifyingKey {
                 "it is a private key, which does not belong here; `openssl pkey -in KEY -pubout` gives its public half"
                     .to_owned(),
             )),
-            other => Err(block.is_not("public", other)),
+            _ => Err(block.is_not("public")),
         }
     }
 
@@ -246,8 +246,8 @@ impl<'a> Block<'a> {
             .map_err(|e| damaged(e.to_string()))
     }
 
-    fn is_not(&self, kind: &str, label: &str) -> KeyError {
-        let printable: String = label.chars().filter(|c| !c.is_control()).take(40).collect();
+    fn is_not(&self, kind: &str) -> KeyError {
+        let printable: String = self.label.chars().filter(|c| !c.is_control()).take(40).collect();
         unusable(format!("it is a {printable:?} in PEM, and not a {kind} key on the curve P-256"))
     }
 }

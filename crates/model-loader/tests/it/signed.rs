@@ -6,6 +6,7 @@ use model_store::{
 };
 
 use crate::shelf::{Shelf, embedder, name};
+use Signatures::{AsPolicy, Ignore, Require};
 
 /// Whether a model would be loaded; the error with its causes where not.
 fn attempt(options: &ResolveOptions) -> Result<(), String> {
@@ -41,7 +42,6 @@ fn a_model_is_signed_as_the_policy_or_the_caller_asks() {
             (found, _) => panic!("{row}: {found:?}"),
         }
     };
-    use Signatures::{AsPolicy, Ignore, Require};
     check("no policy", AsPolicy, None);
     check("no policy, required", Require, Some("analyst/v1 is not signed"));
     set(Unsigned::Warn);

@@ -43,7 +43,7 @@ fn every_field_of_a_bundle_counts() {
         "another hint",
         &|it| {
             it["verificationMaterial"]["publicKey"]["hint"] =
-                json!(other.verifying_key().fingerprint().to_string())
+                json!(other.verifying_key().fingerprint().to_string());
         },
         &format!("made with key {}, which is not trusted", other.verifying_key().fingerprint()),
     );
@@ -101,7 +101,7 @@ fn flip(field: &mut Value) {
 /// The same signature, one byte longer so that there is padding to take away.
 fn unpad(field: &mut Value) {
     let mut bytes = STANDARD.decode(field.as_str().unwrap()).unwrap();
-    while bytes.len() % 3 == 0 {
+    while bytes.len().is_multiple_of(3) {
         bytes.push(0);
     }
     *field = json!(STANDARD.encode(bytes).trim_end_matches('='));
@@ -151,7 +151,7 @@ fn whose_signature_it_is() {
     let (our_key, their_key) = (ours.verifying_key(), theirs.verifying_key());
     assert_eq!(verify(&sealed, &[their_key.clone(), our_key.clone()]).unwrap().key, our_key.fingerprint());
     assert!(matches!(verify(&sealed, &[]), Err(SignatureError::UnknownKey(_))));
-    assert!(matches!(verify(&sealed, &[their_key.clone()]), Err(SignatureError::UnknownKey(_))));
+    assert!(matches!(verify(&sealed, std::slice::from_ref(&their_key)), Err(SignatureError::UnknownKey(_))));
     // A signature from before there were hints is tried with every key.
     let mut nameless = open(&sealed);
     nameless["verificationMaterial"]["publicKey"] = json!({});

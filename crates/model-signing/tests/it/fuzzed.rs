@@ -31,7 +31,9 @@ fn slips() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn signatures() {
-    seeds().iter().for_each(|seed| checks::signatures(seed));
+    for seed in seeds() {
+        checks::signatures(&seed);
+    }
     let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
     let inputs = prop_oneof![9 => slips(), 1 => prop::collection::vec(any::<u8>(), 0..100)];
     let mut runner = proptest::test_runner::TestRunner::new(config);

@@ -121,12 +121,15 @@ fn links_are_signed_by_what_they_lead_to() {
     signed.matches(folder.files()).unwrap();
 }
 
+/// What is done to the folder, what we say, what they say.
+type FolderRow = (&'static str, fn(&Path), &'static str, &'static str);
+/// What is done to the bundle.
+type BundleRow<'a> = (&'static str, &'a dyn Fn(&mut Value));
+
 #[test]
 fn both_refuse_what_was_tampered_with() {
     let Some(python) = Python::new() else { return };
-    // What is done to the folder, what we say, what they say.
-    type Row = (&'static str, fn(&Path), &'static str, &'static str);
-    let folders: &[Row] = &[
+    let folders: &[FolderRow] = &[
         (
             "a byte",
             |m| fs::write(m.join("a/b.bin"), "onf").unwrap(),
@@ -178,13 +181,13 @@ fn both_refuse_what_was_tampered_with() {
     }
 
     let other = SigningKey::generate().unwrap();
-    let bundles: &[(&str, &dyn Fn(&mut Value))] = &[
+    let bundles: &[BundleRow<'_>] = &[
         ("payload", &|it| {
             let swapped = statement(&ours).to_string().replace("scout", "actor");
             it["dsseEnvelope"]["payload"] = seal(swapped.as_bytes(), &key)["dsseEnvelope"]["payload"].clone();
         }),
         ("signature", &|it| {
-            it["dsseEnvelope"]["signatures"] = seal(b"{}", &key)["dsseEnvelope"]["signatures"].clone()
+            it["dsseEnvelope"]["signatures"] = seal(b"{}", &key)["dsseEnvelope"]["signatures"].clone();
         }),
         ("another key's", &|it| *it = seal(statement(&ours).to_string().as_bytes(), &other)),
         ("payload type", &|it| it["dsseEnvelope"]["payloadType"] = json!("application/json")),
