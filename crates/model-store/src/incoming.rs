@@ -8,10 +8,12 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use rustix::fs::{AtFlags, FileType};
 
 use crate::digest::{CHUNK_BYTES, Digest};
 use crate::dir;
@@ -19,13 +21,16 @@ use crate::durable;
 use crate::error::StoreError;
 use crate::holder::flock_holder;
 use crate::layout::INCOMING_DIR;
-use crate::lock::Flock;
+use crate::lock::{Flock, is_flocked};
 use crate::manifest::FileEntry;
 use crate::names::PayloadPath;
 use crate::payload::Stamp;
 use crate::progress::Progress;
 use crate::sha256::Hasher;
 use crate::staging::Staging;
+
+/// How long a file is kept whose rest nobody asks for: a week.
+const KEPT_SECONDS: i64 = 7 * 24 * 3600;
 
 /// The files of an agent that are on their way; this value has them alone.
 #[must_use = "others may bring files in when this is dropped"]
@@ -231,6 +236,16 @@ impl std::fmt::Debug for IncomingFile {
 }
 
 /// Takes the directory away where nothing is on its way.
-pub(crate) fn remove_if_empty(agent: std::os::fd::BorrowedFd<'_>) {
+pub(crate) fn remove_if_empty(agent: BorrowedFd<'_>) {
     durable::remove_empty_dir(agent, INCOMING_DIR);
+}
+
+/// Whether nobody needs a file any more: nobody brings files in, and it has come to a version already, whose
+/// process died before it tidied up, or nobody has asked for its rest for a long time.
+pub(crate) fn is_abandoned(incoming: BorrowedFd<'_>, entry: &dir::Entry) -> bool {
+    let Ok(stat) = rustix::fs::statat(incoming, &*entry.name, AtFlags::SYMLINK_NOFOLLOW) else {
+        return false;
+    };
+    let age = crate::holder::now().as_second().saturating_sub(stat.st_mtime);
+    entry.kind == FileType::RegularFile && (stat.st_nlink > 1 || age > KEPT_SECONDS) && !is_flocked(incoming)
 }

@@ -13,9 +13,10 @@ use crate::dir;
 use crate::durable;
 use crate::error::StoreError;
 use crate::history;
+use crate::incoming;
 use crate::layout::{
-    AgentDir, Place, QUARANTINE_DIR, REFS_DIR, SIGNATURES_DIR, TEMP_LINK_PREFIX, TRASH_DIR, VERIFIED_DIR,
-    VERSIONS_DIR, has_prefix,
+    AgentDir, INCOMING_DIR, Place, QUARANTINE_DIR, REFS_DIR, REMOTES_DIR, SIGNATURES_DIR, TEMP_LINK_PREFIX,
+    TRASH_DIR, VERIFIED_DIR, VERSIONS_DIR, has_prefix,
 };
 use crate::lock::{AgentLock, Flock};
 use crate::names::{STAGING_SUFFIX, VersionName};
@@ -43,6 +44,15 @@ pub(crate) fn clear(agent: &AgentDir) -> Stubborn {
         FileType::RegularFile => cleaner.remove_file(TRASH_DIR, trash, entry),
         _ => cleaner.remove_dead(TRASH_DIR, trash, entry),
     });
+    // After the stagings: a file that only a dead one had a name of is gone on with by the next download.
+    cleaner.in_dir(INCOMING_DIR, |cleaner, incoming, entry| {
+        if incoming::is_abandoned(incoming, entry) {
+            cleaner.remove_file(INCOMING_DIR, incoming, entry);
+        }
+    });
+    if let Ok(Some(remotes)) = dir::open_if_there(agent.handle(), REMOTES_DIR) {
+        notes::remove_unfinished(remotes.as_fd());
+    }
     for place in [".", REFS_DIR] {
         cleaner.in_dir(place, |cleaner, links, entry| {
             if entry.kind == FileType::Symlink && has_prefix(&entry.name, TEMP_LINK_PREFIX) {

@@ -11,6 +11,8 @@ pub(crate) struct Notify {
     /// How often it wants a sign of life: half of what it waits for one.
     watchdog: Option<Duration>,
     last: Mutex<Instant>,
+    /// What was said last: the same is not said twice.
+    status: Mutex<String>,
 }
 
 impl Notify {
@@ -21,12 +23,15 @@ impl Notify {
                 Some(name) => SocketAddr::from_abstract_name(name),
                 None => SocketAddr::from_pathname(&name),
             };
-            Some((UnixDatagram::unbound().ok()?, address.ok()?))
+            let socket = UnixDatagram::unbound().ok()?;
+            // A manager that hangs must not take this with it.
+            socket.set_nonblocking(true).ok()?;
+            Some((socket, address.ok()?))
         });
         let is_ours = std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
         let micros = std::env::var("WATCHDOG_USEC").ok().and_then(|micros| micros.parse().ok());
         let watchdog = micros.filter(|_| is_ours).map(|micros: u64| Duration::from_micros(micros / 2));
-        Self { socket, watchdog, last: Mutex::new(Instant::now()) }
+        Self { socket, watchdog, last: Mutex::new(Instant::now()), status: Mutex::default() }
     }
 
     /// Everything is set up.
@@ -36,7 +41,11 @@ impl Notify {
 
     /// One line about what is being done.
     pub(crate) fn status(&self, text: &str) {
-        self.send(&format!("STATUS={}", text.replace('\n', " ")));
+        let mut last = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != text {
+            text.clone_into(&mut last);
+            self.send(&format!("STATUS={}", text.replace('\n', " ")));
+        }
     }
 
     /// It is coming to its end.

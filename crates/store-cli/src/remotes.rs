@@ -17,8 +17,8 @@ pub(crate) struct RemoteArgs {
     ///
     /// Credentials come from the environment (`AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL`, and
     /// so on), from files that it names, or from the instance's metadata; never from here.
-    #[arg(long, value_name = "URL", env = "MODEL_STORE_REMOTE", hide_env_values = true, value_parser = address)]
-    remote: Address,
+    #[arg(long, value_name = "URL", env = "MODEL_STORE_REMOTE", hide_env_values = true)]
+    remote: String,
     /// How many requests are under way at a time
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
     parallel: u8,
@@ -30,13 +30,10 @@ pub(crate) struct RemoteArgs {
     stall: std::time::Duration,
 }
 
-fn address(text: &str) -> Result<Address, String> {
-    Address::parse(text).map_err(|e| e.to_string())
-}
-
 impl RemoteArgs {
-    pub(crate) fn address(&self) -> Address {
-        self.remote.clone()
+    /// Read here and not by clap, which would repeat a wrong one with all that is in it.
+    pub(crate) fn address(&self) -> Result<Address, SyncError> {
+        Address::parse(&self.remote)
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -57,7 +54,7 @@ impl RemoteArgs {
 
     /// Opens the remote for somebody who shows nothing.
     pub(crate) fn connect(&self) -> Result<Remote, SyncError> {
-        Remote::open(self.address(), self.options())
+        Remote::open(self.address()?, self.options())
     }
 }
 

@@ -93,7 +93,7 @@ impl Remote {
         let mut next = file.have();
         while file.have() < file.size() {
             while asked.0.len() < at_a_time && next < file.size() {
-                let end = next.saturating_add(self.options.part_bytes).min(file.size());
+                let end = next.saturating_add(self.options.range_bytes).min(file.size());
                 let range = range_of(
                     self.object_store().clone(),
                     path.clone(),

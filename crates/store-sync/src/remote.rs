@@ -37,7 +37,9 @@ const SMALL_REQUESTS: usize = 16;
 pub struct Options {
     /// How many big requests are under way at a time.
     pub parallel: usize,
-    /// So many bytes are asked for, or sent, at a time. S3 wants at least 5 MiB.
+    /// So many bytes are asked for at a time.
+    pub range_bytes: u64,
+    /// So many bytes are sent at a time. S3 wants at least 5 MiB.
     pub part_bytes: u64,
     /// How long nothing may come before a request is given up and made again.
     pub stall: Duration,
@@ -53,6 +55,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             parallel: 8,
+            range_bytes: 8 * 1024 * 1024,
             part_bytes: 8 * 1024 * 1024,
             stall: Duration::from_secs(30),
             retry: Duration::from_secs(180),

@@ -108,7 +108,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
 }
 
 fn init(global: &Global, args: &InitArgs) -> anyhow::Result<u8> {
-    let (remote, done) = Remote::init(args.remote.address(), args.remote.options(), &who())?;
+    let (remote, done) = Remote::init(args.remote.address()?, args.remote.options(), &who())?;
     if global.json {
         out::json(&done)?;
         return Ok(exit::OK);

@@ -86,6 +86,8 @@ struct Follower<'a> {
     notify: Arc<Notify>,
     /// What went wrong at the last look at each agent, so that it is said once.
     trouble: BTreeMap<AgentName, String>,
+    /// Why the agents could not be listed, so that it is said once.
+    missing: Option<String>,
 }
 
 /// Stops on request. It is asked all through a long download, which is no reason to be taken for dead.
@@ -113,6 +115,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
         options: PullOptions { stage_only: args.stage_only, reason: None },
         notify,
         trouble: BTreeMap::new(),
+        missing: None,
     };
     let Some(every) = args.follow else {
         follower.remote.store_file()?;
@@ -138,12 +141,21 @@ impl Follower<'_> {
     /// One look at every agent.
     fn round(&mut self, args: &Args, again: Option<(Duration, u32)>) -> anyhow::Result<u8> {
         let again = again.map(|(every, failures)| pause_between(every, failures + 1));
-        let agents = if args.all { self.remote.agents() } else { Ok(args.agents.clone()) };
+        // A folder that is gone, or a bucket that was emptied, lists nothing: that is not the same as no agents.
+        let listed = |remote: &Remote| remote.store_file().and_then(|_| remote.agents());
+        let agents = if args.all { listed(&self.remote) } else { Ok(args.agents.clone()) };
         let agents = match agents {
-            Ok(agents) => agents,
+            Ok(agents) => {
+                self.missing = None;
+                agents
+            }
             Err(SyncError::Stopped) if again.is_some() => return Ok(exit::OK),
             Err(e) if again.is_some() => {
-                out::warning(human::harmless(&human::with_causes(&e)));
+                let error = human::with_causes(&e);
+                if self.missing.as_ref() != Some(&error) {
+                    out::warning(human::harmless(&error));
+                    self.missing = Some(error);
+                }
                 return Ok(e.exit_code());
             }
             Err(e) => return Err(e.into()),
@@ -206,6 +218,9 @@ impl Follower<'_> {
     }
 
     fn status(&self) -> String {
+        if let Some(error) = &self.missing {
+            return error.clone();
+        }
         match self.trouble.iter().next() {
             None => format!("in step with {}", self.remote.address()),
             Some((agent, error)) => format!("{agent}: {error}"),

@@ -93,6 +93,15 @@ fn a_service_says_how_it_is() {
     let socket = desk.folder().with_file_name("notify");
     let manager = UnixDatagram::bind(&socket).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let listener = std::thread::spawn(move || {
+        let (mut said, mut message) = (String::new(), [0; 4096]);
+        while !said.contains("STOPPING=1") {
+            let length = manager.recv(&mut message).unwrap();
+            said.push_str(&String::from_utf8_lossy(&message[..length]));
+            said.push('\n');
+        }
+        said
+    });
     let root = desk.folder().with_file_name("elsewhere");
     fs::create_dir_all(&root).unwrap();
     let mut service = desk
@@ -125,14 +134,14 @@ fn a_service_says_how_it_is() {
     let pid = rustix::process::Pid::from_raw(service.id().try_into().unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(service.wait().unwrap().code(), Some(0));
-    let mut said = String::new();
-    let mut message = [0; 4096];
-    while !said.contains("STOPPING=1") {
-        let length = manager.recv(&mut message).unwrap();
-        said.push_str(&String::from_utf8_lossy(&message[..length]));
-        said.push('\n');
-    }
-    for word in ["READY=1", "WATCHDOG=1", "STATUS=in step with file://", "STOPPING=1"] {
+    let said = listener.join().unwrap();
+    for word in [
+        "READY=1",
+        "WATCHDOG=1",
+        "STATUS=in step with file://",
+        "STATUS=there is no model store at",
+        "STOPPING=1",
+    ] {
         assert!(said.contains(word), "{word} in {said}");
     }
 }

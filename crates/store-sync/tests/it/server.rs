@@ -124,19 +124,26 @@ fn a_version_goes_through_a_real_server() {
 
     let (here, there) = (world.host("here"), world.host("there"));
     publish_lively(&here, "scout/v1", 1);
-    // Eleven parts of 64 KiB and a few small ones.
     let pushed = run("here", Work::Push("scout/v1".to_owned())).answer("push");
     assert_eq!((&pushed["sent_bytes"], &pushed["moved"]), (&900_013.into(), &true.into()));
     assert_eq!(server.stored_bytes(), 900_013);
     let pulled = run("there", Work::Pull("scout".to_owned())).answer("pull");
     assert_eq!((&pulled["received_bytes"], &pulled["activated"]), (&900_013.into(), &true.into()));
     assert_sound("pulled", &there, "scout/v1");
+    // Two parts and a bit.
+    publish(&here, "scout/v3", &[("big", &bytes(3, 12_000_000))]);
+    assert_eq!(run("here", Work::Push("scout/v3".to_owned())).answer("push")["sent_bytes"], 12_000_000);
+    assert_eq!(run("there", Work::Pull("scout".to_owned())).answer("pull")["received_bytes"], 12_000_000);
+    assert_sound("pulled", &there, "scout/v3");
     publish(&here, "scout/v2", &[("model.safetensors", &bytes(1, 700_000)), ("new", b"new")]);
     assert_eq!(run("here", Work::Push("scout/v2".to_owned())).answer("push")["sent_bytes"], 3);
     assert_eq!(run("there", Work::Pull("scout".to_owned())).answer("pull")["received_bytes"], 3);
     assert_sound("pulled", &there, "scout/v2");
     let verified = run("there", Work::Verify).answer("verify");
-    assert_eq!((&verified["findings"], &verified["read_bytes"]), (&serde_json::json!([]), &900_016.into()));
+    assert_eq!(
+        (&verified["findings"], &verified["read_bytes"]),
+        (&serde_json::json!([]), &12_900_016_u64.into())
+    );
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub(crate) struct World {
 /// Small parts, so that a small file has many, and short waits.
 pub(crate) fn options() -> Options {
     Options {
+        range_bytes: 64 * 1024,
         part_bytes: 64 * 1024,
         stall: std::time::Duration::from_secs(2),
         retry: std::time::Duration::from_secs(3),
