@@ -38,6 +38,15 @@ pub enum LoadError {
         /// What to do about it.
         next: &'static str,
     },
+    /// The Hub does not give the model.
+    #[cfg(feature = "hub")]
+    #[error("cannot fetch {model_id} from the Hub")]
+    Fetch {
+        /// The model.
+        model_id: String,
+        /// Why not, and what to do about it.
+        source: Box<hub_fetch::FetchError>,
+    },
     /// A dry run ends where a model would be loaded.
     #[error("nothing was loaded, because MODEL_STORE_DRY_RUN is set; it would be {resolved}")]
     DryRun {
@@ -293,6 +302,8 @@ impl LoadError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Store(error) => error.exit_code(),
+            #[cfg(feature = "hub")]
+            Self::Fetch { source, .. } => source.exit_code(),
             Self::NotFound { .. } | Self::Missing { .. } => exit::NOT_FOUND,
             Self::Name { .. } | Self::Option { .. } | Self::Asked(_) => exit::USAGE,
             Self::NotRegular { .. }

@@ -2,8 +2,8 @@
 //!
 //! The model store comes first: an agent's `current` version, verified, opened once and leased while it is in use. What the
 //! store does not serve may come from a folder, the agent map or the local Hub cache, with a warning, unless
-//! `STRICT_MODEL_STORE` forbids it. There is no network code here, a pickle is never read, and no code of a model's folder is
-//! run.
+//! `STRICT_MODEL_STORE` forbids it. There is no network code here, unless the feature `hub` is on and [`HubAccess`] asks for
+//! it; a pickle is never read, and no code of a model's folder is run.
 //!
 //! [`SentenceEmbedder`] gives the vectors that sentence-transformers gives (cosine ≥ 0.99999), [`TextClassifier`] the labels
 //! that transformers gives, [`CausalLm`] the same tokens. [`Reloading`] keeps one of them at the agent's current version while
@@ -68,8 +68,8 @@ pub use pooling::{Pooling, PoolingMode};
 pub use reference::{Head, Output, Reference};
 pub use reload::{Refused, ReloadEvent, ReloadStatus, Reloading, Watching};
 pub use resolve::{
-    Loading, Looked, Outcome, Resolution, ResolveOptions, ResolvedAdapter, ResolvedModel, Source, Strictness,
-    dry_run, load, load_resolved, resolve,
+    HubAccess, Loading, Looked, Outcome, Resolution, ResolveOptions, ResolvedAdapter, ResolvedModel, Source,
+    Strictness, dry_run, load, load_resolved, resolve,
 };
 pub use sentence::{
     Chunk, Chunking, EmbedIter, EmbedOptions, LongEmbedding, Quantization, Quantized, Ranges,

@@ -25,7 +25,8 @@ pub struct Resolution {
 /// One place that was looked at.
 #[derive(Debug, Clone, Serialize)]
 pub struct Looked {
-    /// `store`, `folder`, `agent-map`, `map-hub` (the agent map's `hf_id` in the Hub cache) or `hub-cache`.
+    /// `store`, `folder`, `agent-map`, `map-hub` (the agent map's `hf_id` in the Hub cache) `hub-cache` or (with the feature
+    /// `hub`) `hub`.
     pub place: &'static str,
     /// What came of it.
     pub outcome: Outcome,
@@ -45,6 +46,9 @@ pub enum Outcome {
     Missing,
     /// It could not be asked.
     Failed,
+    /// It would be asked, and a report asks nobody.
+    #[cfg(feature = "hub")]
+    WouldFetch,
     /// Nobody named such a place.
     NotAsked,
     /// `STRICT_MODEL_STORE` forbids it.
@@ -57,10 +61,19 @@ pub fn dry_run(agent: &str, options: &ResolveOptions) -> Result<Resolution, Load
     let search = Search::new(agent, options, Scope::Allowed)?;
     let mut model = None;
     let mut places = Vec::new();
-    for place in Place::ALL {
+    for place in Place::ALL.iter().copied() {
         let looked = |outcome, path, what: String| Looked { place: place.name(), outcome, path, what };
         if !search.asks(place) {
             places.push(looked(Outcome::Forbidden, None, "STRICT_MODEL_STORE forbids it".to_owned()));
+            continue;
+        }
+        #[cfg(feature = "hub")]
+        if place == Place::Hub {
+            places.push(match search.hub_in_words() {
+                Ok(Some((path, what))) => looked(Outcome::WouldFetch, Some(path), what),
+                Ok(None) => looked(Outcome::NotAsked, None, "not asked for".to_owned()),
+                Err(error) => looked(Outcome::Failed, None, with_causes(&error)),
+            });
             continue;
         }
         places.push(match search.look(place) {

@@ -81,10 +81,17 @@ pub enum Source {
         /// The commit of its files.
         commit: String,
     },
+    /// The Hub, which was asked now; its files are in the local cache since.
+    Hub {
+        /// The model.
+        model_id: String,
+        /// The commit of its files.
+        commit: String,
+    },
 }
 
 impl Source {
-    /// Its name, as logs have it: `store`, `store-folder`, `folder` or `hub-cache`.
+    /// Its name, as logs have it: `store`, `store-folder`, `folder`, `hub-cache` or `hub`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -92,6 +99,7 @@ impl Source {
             Self::StoreFolder { .. } => "store-folder",
             Self::Folder => "folder",
             Self::HubCache { .. } => "hub-cache",
+            Self::Hub { .. } => "hub",
         }
     }
 
@@ -208,7 +216,9 @@ impl ResolvedModel {
     pub fn short_name(&self) -> String {
         match &self.source {
             Source::Store { agent, version, .. } => format!("{agent}/{version}"),
-            Source::HubCache { model_id, commit } => format!("{model_id}@{commit}"),
+            Source::HubCache { model_id, commit } | Source::Hub { model_id, commit } => {
+                format!("{model_id}@{commit}")
+            }
             Source::StoreFolder { .. } | Source::Folder => self.path.display().to_string(),
         }
     }
@@ -262,6 +272,9 @@ impl fmt::Display for ResolvedModel {
             Source::Folder => write!(f, "{agent} from a folder: {}", path.display())?,
             Source::HubCache { model_id, commit } => {
                 write!(f, "{agent}: {model_id} at {commit} from the Hub cache: {}", path.display())?;
+            }
+            Source::Hub { model_id, commit } => {
+                write!(f, "{agent}: {model_id} at {commit} from the Hub, now in {}", path.display())?;
             }
         }
         match &self.adapter {

@@ -2,6 +2,8 @@
 
 mod contained;
 mod dry_run;
+#[cfg(feature = "hub")]
+mod fetch;
 mod found;
 mod places;
 mod store;
@@ -34,6 +36,8 @@ pub struct ResolveOptions {
     pub folder: Option<PathBuf>,
     /// Another Hub cache than this user's.
     pub hub_cache: Option<PathBuf>,
+    /// Whether what no place here has may be fetched from the Hub.
+    pub hub: HubAccess,
     /// Another agent map than `AGENT_MODEL_MAP`'s.
     pub agent_map: Option<PathBuf>,
     /// The entry of the agent map with this `adapter_name`; `None` is the agent's first.
@@ -58,6 +62,19 @@ pub enum Strictness {
     Lenient,
     /// The store or nothing: `STRICT_MODEL_STORE=1`.
     Strict,
+}
+
+/// Whether the Hub itself may be asked, after every place here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HubAccess {
+    /// It is not: the local cache is read, and nothing more.
+    #[default]
+    CacheOnly,
+    /// It is, as `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` say: for [`model_id`](ResolveOptions::model_id), or the agent
+    /// map's `hf_id`. Never where only the store may serve, and never in a dry run, which says that it would.
+    #[cfg(feature = "hub")]
+    Fetch,
 }
 
 /// How far a search goes, beside what the options allow.
@@ -205,7 +222,7 @@ pub(crate) fn each_place<T>(
     let search = Search::new(agent, options, scope)?;
     let mut searched = Vec::new();
     let mut first_failure = None;
-    for place in Place::ALL.into_iter().filter(|place| search.asks(*place)) {
+    for place in Place::ALL.iter().copied().filter(|place| search.asks(*place)) {
         let failure = match search.look(place) {
             Ok(Found::NotAsked) => continue,
             Ok(Found::Model(found)) if !search.takes(&found) => {
@@ -243,6 +260,12 @@ pub(crate) fn each_place<T>(
                 error
             }
         };
+        // Whoever has the Hub asked wants to know what it says, whatever was wrong before.
+        #[cfg(feature = "hub")]
+        if let LoadError::Fetch { .. } = failure {
+            first_failure = Some(failure);
+            continue;
+        }
         first_failure.get_or_insert(failure);
     }
     if search.is_strict() {
@@ -277,7 +300,7 @@ pub(crate) fn boundary(path: &Path, source: &Source, held: Option<&Held>) -> Opt
         (Source::Store { .. }, Some(held)) => Some(held.current.path().to_owned()),
         (Source::Store { root, .. } | Source::StoreFolder { root }, _) => Some(root.clone()),
         // Its files are links to `../../blobs`.
-        (Source::HubCache { .. }, _) => hub_cache::repository_of(path),
+        (Source::HubCache { .. } | Source::Hub { .. }, _) => hub_cache::repository_of(path),
         (Source::Folder, _) => None,
     }
 }

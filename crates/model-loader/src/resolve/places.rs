@@ -39,6 +39,9 @@ pub(crate) enum Place {
     MapHub,
     /// The model id that the caller named, in the local Hub cache.
     HubCache,
+    /// The Hub, by the agent map's `hf_id`, else the model id that the caller named.
+    #[cfg(feature = "hub")]
+    Hub,
 }
 
 /// What one place has.
@@ -52,8 +55,15 @@ pub(crate) enum Found {
 
 impl Place {
     /// All of them, in their order.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Store, Self::Folder, Self::AgentMap, Self::MapHub, Self::HubCache];
+    pub(crate) const ALL: &'static [Self] = &[
+        Self::Store,
+        Self::Folder,
+        Self::AgentMap,
+        Self::MapHub,
+        Self::HubCache,
+        #[cfg(feature = "hub")]
+        Self::Hub,
+    ];
 
     /// Its name, as reports have it.
     pub(crate) fn name(self) -> &'static str {
@@ -63,6 +73,8 @@ impl Place {
             Self::AgentMap => "agent-map",
             Self::MapHub => "map-hub",
             Self::HubCache => "hub-cache",
+            #[cfg(feature = "hub")]
+            Self::Hub => "hub",
         }
     }
 
@@ -167,6 +179,8 @@ impl<'a> Search<'a> {
                 Some(model_id) => Found::of(self.in_hub_cache(model_id)?),
                 None => Found::NotAsked,
             },
+            #[cfg(feature = "hub")]
+            Place::Hub => self.on_hub()?,
         };
         if let (Found::Model(model), Some(adapter)) = (&mut found, &self.adapter) {
             model.adapter = Some(adapter.clone());
@@ -251,6 +265,44 @@ impl<'a> Search<'a> {
         };
         let source = Source::HubCache { model_id: model_id.to_owned(), commit };
         Ok(Ok(self.model(Located { path, source, held: None })))
+    }
+
+    /// What the Hub is asked for, if it may be asked: the base model of the agent's entry, else what the caller named.
+    #[cfg(feature = "hub")]
+    fn asked_of_hub(&self) -> Option<&str> {
+        let of_map = self.entry.as_ref().and_then(|entry| entry.base.hf_id.as_deref());
+        of_map.or(self.options.model_id.as_deref()).filter(|_| self.options.hub == super::HubAccess::Fetch)
+    }
+
+    #[cfg(feature = "hub")]
+    fn on_hub(&self) -> Result<Found, LoadError> {
+        let Some(model_id) = self.asked_of_hub() else { return Ok(Found::NotAsked) };
+        if self.options.loading == super::Loading::DryRun {
+            let (path, what) = self.would_fetch(model_id)?;
+            return Ok(Found::Absent(Missing { path, what: format!("the Hub: {what}") }));
+        }
+        let revision = self.options.revision.as_deref().unwrap_or(DEFAULT_REVISION);
+        let CachedSnapshot { path, commit } =
+            super::fetch::fetch(model_id, revision, self.options.hub_cache.as_deref())?;
+        let source = Source::Hub { model_id: model_id.to_owned(), commit };
+        let located = Located { path, source, held: None };
+        match &self.entry {
+            Some(entry) if entry.base.hf_id.is_some() => Ok(Found::of(self.with_adapter(entry, located)?)),
+            _ => Ok(Found::of(Ok(self.model(located)))),
+        }
+    }
+
+    /// The place and the words of what the Hub would be asked for.
+    #[cfg(feature = "hub")]
+    fn would_fetch(&self, model_id: &str) -> Result<(PathBuf, String), LoadError> {
+        let revision = self.options.revision.as_deref().unwrap_or(DEFAULT_REVISION);
+        super::fetch::would(model_id, revision, self.options.hub_cache.as_deref())
+    }
+
+    /// What a report says of the Hub: nobody is asked.
+    #[cfg(feature = "hub")]
+    pub(super) fn hub_in_words(&self) -> Result<Option<(PathBuf, String)>, LoadError> {
+        self.asked_of_hub().map(|model_id| self.would_fetch(model_id)).transpose()
     }
 
     /// The version that the options ask for.

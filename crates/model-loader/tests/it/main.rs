@@ -8,6 +8,8 @@ mod chat;
 mod encoders;
 mod examples;
 mod heads;
+#[cfg(feature = "hub")]
+mod hub;
 mod lm;
 mod lm_broken;
 mod lora;
