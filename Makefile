@@ -7,7 +7,7 @@ export HUB_PYTHON ?= $(CURDIR)/target/hub-python/bin/python
 export SIGNING_PYTHON ?= $(CURDIR)/target/signing-python/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools test-tools s3-server cluster-test gpu-check hub-python signing-python torture runtimes models fuzz cuda-check bench bench-peers clean-demo
+.PHONY: help demo test ci lint doc setup build-tools test-tools s3-server cluster-test gpu-check hub-python signing-python real-sizes torture runtimes models fuzz cuda-check bench bench-peers clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -23,6 +23,7 @@ demo: setup ## everything from nothing: toy store, an fp16 engine for the analys
 
 test: setup test-tools s3-server hub-python signing-python models lint ## all set-up, fmt, clippy, documentation, every test that needs no GPU
 	cargo test --workspace --no-fail-fast
+	cargo test -p model-loader --features hub --test it hub:: agent_map::
 
 torture: build-tools test-tools ## every crash point, error, power cut, and an hour of crowd (CROWD_SECONDS=3600); as root, for the mounts
 	TORTURE=full CROWD_SECONDS=$${CROWD_SECONDS:-3600} cargo test -p model-store --test it torture:: -- --nocapture --test-threads=1
@@ -40,6 +41,9 @@ ci: test ## what continuous integration runs
 
 doc: build-tools ## the API documentation, in target/doc
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+real-sizes: setup ## BERT-base and Llama-3.2-1B shapes with random weights through the command: peak memory and time (REAL_SIZES=bert-base)
+	cargo test --release -p build-engine --test it -- --ignored --nocapture --exact real_sizes::models_of_real_sizes_in_every_float
 
 fuzz: build-tools ## every parser, coverage-guided, FUZZ_SECONDS (60) for each target
 	@scripts/fuzz

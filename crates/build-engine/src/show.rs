@@ -193,6 +193,19 @@ pub(crate) fn plan(plan: &Plan, engine: bool) -> String {
             plan.thresholds.min_top1 * 100.0
         ),
     ];
+    if let (Some(graph), Some(reference)) = (&plan.graph, &plan.reference) {
+        let place = lines.len() - 1;
+        lines[place - 1] = format!(
+            "graph      {} as it came ({}), {}, opset {}, {} nodes, gives {}",
+            graph.file,
+            graph.producer,
+            export.precision,
+            export.opset,
+            export.nodes,
+            export.outputs.iter().map(|output| output.name.as_str()).collect::<Vec<_>>().join(", ")
+        );
+        lines.insert(place, format!("compare    with {reference}"));
+    }
     if let Some(limits) = &plan.overflow {
         let Limits { activation, weight } = limits;
         let look = format!(

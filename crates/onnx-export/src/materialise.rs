@@ -235,19 +235,19 @@ impl Conversion {
 
     /// One element; its slice is as long as its type.
     fn convert(&self, element: &[u8]) -> [u8; 2] {
-        let wide = match *element {
-            [a, b, c, d, e, f, g, h] => {
-                let x = f64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let wide = match self.from.dtype {
+            // Through fp32 it would be rounded twice.
+            DataType::F64 => {
+                let x = f64::from_le_bytes(array(element));
                 return if self.to == DataType::F16 {
                     f16::from_f64(x).to_le_bytes()
                 } else {
                     bf16::from_f64(x).to_le_bytes()
                 };
             }
-            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
-            [a, b] if self.from.dtype == DataType::F16 => f16::from_le_bytes([a, b]).to_f32(),
-            [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
-            _ => f32::NAN,
+            DataType::F16 => f16::from_le_bytes(array(element)).to_f32(),
+            DataType::Bf16 => bf16::from_le_bytes(array(element)).to_f32(),
+            _ => f32::from_le_bytes(array(element)),
         };
         if self.to == DataType::F16 {
             f16::from_f32(wide).to_le_bytes()
@@ -255,4 +255,9 @@ impl Conversion {
             bf16::from_f32(wide).to_le_bytes()
         }
     }
+}
+
+/// As many bytes as the slice has by how it was cut.
+fn array<const N: usize>(element: &[u8]) -> [u8; N] {
+    element.try_into().unwrap_or([0; N])
 }

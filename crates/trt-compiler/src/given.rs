@@ -33,6 +33,8 @@ use crate::payload;
 
 /// No protocol-buffer file is larger; what is, has its tensors in other files.
 const MAX_GRAPH_BYTES: u64 = 2 << 30;
+/// No engine takes longer sequences: TensorRT counts in 32 bits with a sign.
+const MAX_SEQUENCE: usize = i32::MAX as usize;
 /// No `config.json` is larger.
 const MAX_CONFIG_BYTES: u64 = 64 << 20;
 /// Operators that compute in 8 bits, or turn numbers into such.
@@ -68,6 +70,21 @@ pub(crate) enum Against {
     Model(PathBuf),
     /// Nothing; this is why.
     Nothing(String),
+}
+
+impl Against {
+    /// For evidence and reports.
+    pub(crate) fn words(&self, head: &Head) -> String {
+        match self {
+            Self::Nothing(why) => {
+                format!("nothing, so only NaN, infinite and constant outputs would have been seen: {why}")
+            }
+            Self::Model(folder) => {
+                let by = if matches!(head, Head::CausalLm { .. }) { "candle" } else { "own kernels" };
+                format!("{}, {by}, fp32", folder.display())
+            }
+        }
+    }
 }
 
 /// A graph that is taken as it is.
@@ -352,5 +369,51 @@ fn max_sequence(folder: &Folder, path: &Path) -> usize {
     let said = ["max_position_embeddings", "n_positions", "max_sequence_length"]
         .into_iter()
         .find_map(|key| folder.config.get(key)?.as_u64());
-    said.and_then(|said| usize::try_from(said).ok()).filter(|said| *said > 0).unwrap_or(usize::MAX)
+    said.and_then(|said| usize::try_from(said).ok())
+        .filter(|said| (1..MAX_SEQUENCE).contains(said))
+        .unwrap_or(MAX_SEQUENCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use onnx_export::Precision;
+    use onnx_export::proto::StringStringEntryProto;
+
+    use super::precision;
+    use super::schema::{Graph, Model, Node, Tensor};
+
+    #[test]
+    fn what_a_graph_computes_in_is_told_by_its_weights_and_products() {
+        let tensor =
+            |data_type, size| Tensor { dims: vec![size], data_type: Some(data_type), ..Tensor::default() };
+        let check = |row: &str, weights: &[(i32, i64)], operators: &[&str], expected: Precision| {
+            let node = |operator: &&str| Node { op_type: Some((*operator).to_owned()), ..Node::default() };
+            let graph = Graph {
+                initializer: weights.iter().map(|(dtype, size)| tensor(*dtype, *size)).collect(),
+                node: operators.iter().map(node).collect(),
+                ..Graph::default()
+            };
+            let model = Model { graph: Some(graph), ..Model::default() };
+            assert_eq!(precision(&model), expected, "{row}");
+        };
+        check("no weights", &[], &["Add"], Precision::Fp32);
+        check("floats", &[(1, 100), (7, 9000)], &["MatMul"], Precision::Fp32);
+        check("halves with norms in fp32", &[(10, 100), (1, 10)], &["MatMul"], Precision::Fp16);
+        check("floats with some halves", &[(10, 100), (1, 60)], &["MatMul"], Precision::Fp32);
+        check("bfloat16", &[(16, 100), (1, 10)], &["MatMul"], Precision::Bf16);
+        check("8 bits", &[(3, 100), (1, 10)], &["QuantizeLinear", "MatMul"], Precision::Int8);
+        check("dynamic 8 bits", &[(3, 100)], &["MatMulInteger"], Precision::Int8);
+        check("floats of 8 bits", &[(17, 100)], &["DequantizeLinear"], Precision::Fp8);
+
+        let ours = |word: &str| Model {
+            producer_name: Some("onnx-export".to_owned()),
+            metadata_props: vec![StringStringEntryProto {
+                key: Some("precision".to_owned()),
+                value: Some(word.to_owned()),
+            }],
+            ..Model::default()
+        };
+        assert_eq!(precision(&ours("fp16")), Precision::Fp16, "our own say it, whatever they point at");
+        assert_eq!(precision(&ours("fp12")), Precision::Fp32, "and are not believed blindly");
+    }
 }

@@ -195,6 +195,9 @@ pub struct Plan {
     /// The graph, where it came as ONNX.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub graph: Option<GraphRecord>,
+    /// What such a graph would be compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     #[serde(skip)]
     pub(crate) given: Option<Given>,
     /// What the reference takes in fp32.
@@ -316,6 +319,7 @@ fn planned(
         thresholds: job.thresholds.over(thresholds(job.precision, &options.head)),
         export: exported.report.clone(),
         graph: given.as_ref().map(|given| given.record.clone()),
+        reference: given.as_ref().map(|given| given.against.words(&exported.report.head)),
         given,
         reference_bytes,
         exported,

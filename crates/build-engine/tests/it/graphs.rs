@@ -165,6 +165,11 @@ fn without_a_reference_it_says_that_there_was_none() {
     let source = folder.to_str().unwrap();
     let base = ["--agent", "analyst", "--no-engine", "--source", source];
 
+    bench.store();
+    let planned = bench.run(&[&base[..], &["--use-repo-onnx", "--dry-run"]].concat());
+    for part in ["onnx/model.onnx as it came (another", "compare    with nothing, so only NaN", "fp32"] {
+        assert!(text(&planned.stdout).contains(part), "{part}: {}", shown(&planned));
+    }
     let output = bench.run(&[&base[..], &["--use-repo-onnx"]].concat());
     assert!(output.status.success(), "{}", shown(&output));
     assert!(text(&output.stdout).contains("compared with nothing"), "{}", shown(&output));
@@ -326,6 +331,14 @@ fn what_cannot_be_taken_is_refused_by_name_and_leaves_nothing() {
         3,
         &["/nonexistent"],
     );
+}
+
+#[test]
+fn hidden_tensors_are_found_and_garbage_is_none() {
+    let Some(bench) = Bench::new() else { return };
+    let (model, folder) = repository(&bench, Kind::Analyst, Precision::Fp32, Data::Inside);
+    let onnx = folder.join("onnx/model.onnx");
+    let sound = fs::read(&onnx).unwrap();
     // Hidden where a runtime would find it: in a node's attribute, and in a graph within a node.
     let hostile = TensorProto {
         external_data: external("/etc/passwd", 0, 4),

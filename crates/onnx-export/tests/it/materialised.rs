@@ -43,8 +43,11 @@ fn models() -> Vec<(&'static str, TempDir, Head)> {
 #[test]
 fn the_numbers_are_those_of_the_casts() {
     let Some(runtime) = runtime() else { return };
-    let sentences: Vec<_> =
-        [3, 7, 1].map(|n| ((0..n).map(|i| 5 + i % 20).collect(), vec![0; n as usize])).into();
+    let sentence = |length: u8| {
+        let ids = (0..length).map(|i| 5 + i64::from(i % 20)).collect();
+        (ids, vec![0; usize::from(length)])
+    };
+    let sentences = [3, 7, 1].map(sentence);
     for (row, folder, wanted) in models() {
         let folder = folder.path();
         let checkpoint = Checkpoint::open(folder).unwrap();

@@ -117,21 +117,11 @@ impl Run<'_> {
             };
             Ok((verdict, summary))
         })?;
-        let reference = match &given.against {
-            Against::Nothing(why) => {
-                format!("nothing, so only NaN, infinite and constant outputs would have been seen: {why}")
-            }
-            Against::Model(folder) => {
-                let by =
-                    if matches!(plan.export.head, Head::CausalLm { .. }) { "candle" } else { "own kernels" };
-                format!("{}, {by}, fp32", folder.display())
-            }
-        };
         Ok(Evidence {
             format: 1,
             source: plan.source.clone(),
             graph: Some(given.record.clone()),
-            reference,
+            reference: given.against.words(&plan.export.head),
             texts: job.texts.len(),
             texts_sha256: texts::digest(&job.texts),
             bf16: None,
