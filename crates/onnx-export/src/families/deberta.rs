@@ -318,7 +318,7 @@ impl Family for Deberta {
 
     fn classify(&self, graph: &mut Graph<'_>, hidden: &Value) -> Result<(Value, usize), ExportError> {
         super::require_classifier(graph.checkpoint, "pooler.dense.weight")?;
-        let head = Classifier { dense: "pooler.dense", activation: self.pooler, output: "classifier" };
+        let head = Classifier::new("pooler.dense", self.pooler, "classifier");
         head.write(graph, hidden, self.hidden_size())
     }
 }

@@ -1,17 +1,13 @@
-//! The model families that can be exported, one file each.
+//! The model families that can be exported, one file each; those that are BERT's layers and nothing else share `plain`.
 //!
 //! To add one: write a file with a type that implements [`Family`], and add its line to [`open`] and [`SUPPORTED`].
 
-mod albert;
-mod bert;
 mod deberta;
 mod decoder;
-mod distilbert;
-mod electra;
 mod modernbert;
 mod mpnet;
+mod plain;
 mod post_norm;
-mod roberta;
 
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Attribute, Graph, Value};
@@ -76,13 +72,13 @@ pub(crate) trait Family {
 /// The family of a checkpoint, by its `model_type`.
 pub(crate) fn open(checkpoint: &Checkpoint) -> Result<Box<dyn Family>, ExportError> {
     match checkpoint.model_type() {
-        "bert" => Ok(Box::new(bert::Bert::open(checkpoint)?)),
+        "bert" => Ok(Box::new(plain::bert(checkpoint)?)),
         // XLM-RoBERTa and CamemBERT are RoBERTa with another vocabulary.
-        "roberta" | "xlm-roberta" | "camembert" => Ok(Box::new(roberta::Roberta::open(checkpoint)?)),
-        "distilbert" => Ok(Box::new(distilbert::DistilBert::open(checkpoint)?)),
+        "roberta" | "xlm-roberta" | "camembert" => Ok(Box::new(plain::roberta(checkpoint)?)),
+        "distilbert" => Ok(Box::new(plain::distilbert(checkpoint)?)),
         "mpnet" => Ok(Box::new(mpnet::Mpnet::open(checkpoint)?)),
-        "albert" => Ok(Box::new(albert::Albert::open(checkpoint)?)),
-        "electra" => Ok(Box::new(electra::Electra::open(checkpoint)?)),
+        "albert" => Ok(Box::new(plain::albert(checkpoint)?)),
+        "electra" => Ok(Box::new(plain::electra(checkpoint)?)),
         "modernbert" => Ok(Box::new(modernbert::ModernBert::open(checkpoint)?)),
         "deberta-v2" => Ok(Box::new(deberta::Deberta::open(checkpoint)?)),
         "llama" | "mistral" | "qwen2" | "qwen3" => Ok(Box::new(decoder::Decoder::open(checkpoint)?)),
@@ -144,6 +140,12 @@ fn limit(checkpoint: &Checkpoint, key: &str, value: usize, most: usize) -> Resul
 /// The error for a setting that would change the numbers and is not computed here.
 fn unsupported(checkpoint: &Checkpoint, what: String, supported: &str) -> ExportError {
     ExportError::Unsupported { path: checkpoint.config_path(), what, supported: supported.to_owned() }
+}
+
+/// Positions that are left for tokens where those up to `pad` are not counted from.
+fn positions_left(positions: usize, pad: Option<i64>) -> usize {
+    let reserved = pad.map_or(0, |pad| usize::try_from(pad + 1).unwrap_or_default());
+    positions.saturating_sub(reserved)
 }
 
 /// Positions that count from `pad + 1` over the tokens that are no padding; padding has position `pad`

@@ -79,8 +79,7 @@ impl Family for Mpnet {
     }
 
     fn max_sequence(&self) -> usize {
-        let reserved = usize::try_from(self.pad + 1).unwrap_or_default();
-        self.encoder.max_positions().saturating_sub(reserved)
+        super::positions_left(self.encoder.max_positions(), Some(self.pad))
     }
 
     fn encode(&self, graph: &mut Graph<'_>) -> Result<Value, ExportError> {
@@ -93,12 +92,7 @@ impl Family for Mpnet {
     }
 
     fn classify(&self, graph: &mut Graph<'_>, hidden: &Value) -> Result<(Value, usize), ExportError> {
-        super::require_classifier(graph.checkpoint, "classifier.out_proj.weight")?;
-        let head = Classifier {
-            dense: "classifier.dense",
-            activation: Activation::Tanh,
-            output: "classifier.out_proj",
-        };
+        let head = Classifier::new("classifier.dense", Activation::Tanh, "classifier.out_proj");
         head.write(graph, hidden, self.hidden_size())
     }
 }

@@ -323,15 +323,19 @@ impl PostNorm {
 
 /// A layer over one vector of a sentence, an activation, and a layer that gives the logits, all in fp32.
 #[derive(Debug)]
-pub(super) struct Classifier<'a> {
+pub(super) struct Classifier {
     /// The first layer, by its tensors.
-    pub(super) dense: &'a str,
-    pub(super) activation: Activation,
+    dense: String,
+    activation: Activation,
     /// The second layer, by its tensors.
-    pub(super) output: &'a str,
+    output: &'static str,
 }
 
-impl Classifier<'_> {
+impl Classifier {
+    pub(super) fn new(dense: impl Into<String>, activation: Activation, output: &'static str) -> Self {
+        Self { dense: dense.into(), activation, output }
+    }
+
     /// Logits [batch, labels] from the first token of `hidden`, [tokens, size], and the number of labels.
     pub(super) fn write(
         &self,
@@ -339,11 +343,12 @@ impl Classifier<'_> {
         hidden: &Value,
         size: usize,
     ) -> Result<(Value, usize), ExportError> {
+        super::require_classifier(graph.checkpoint, &format!("{}.weight", self.output))?;
         let labels = super::label_count(graph.checkpoint, self.output)?;
-        let inner = graph.within(self.dense, |graph| {
+        let inner = graph.within(&self.dense, |graph| {
             graph.in_fp32("class scores: two small products");
             let first = heads::first_token(graph, hidden, size)?;
-            let dense = graph.linear(&first, self.dense, (size, size), DataType::F32)?;
+            let dense = graph.linear(&first, &self.dense, (size, size), DataType::F32)?;
             Ok(graph.activation(&dense, self.activation))
         })?;
         let logits = graph.within(self.output, |graph| {

@@ -83,7 +83,7 @@ fn logits_are_those_of_transformers() {
                 assert_eq!(options.precision, Precision::Fp32);
                 exact = full_pass(&mut session, &sentences, Side::Right);
             }
-            let mut judge = Judge::new(row(model, &options), options.precision);
+            let mut judge = Judge::new(row(model, &options), options.precision, VOCABULARY);
             let mut check = |how: &str, index: usize, found: &[f32]| {
                 let what = format!("{how}, prompt {index}");
                 judge.add(&what, found, &exact[index]);
@@ -126,7 +126,7 @@ fn the_shortest_and_the_longest_text_are_those_of_the_loader() {
         let expected = [(&short, reference(&short)), (&long, reference(&long))];
         for options in variants(&Head::CausalLm { cache: false }) {
             let mut session = session(&runtime, folder.path(), &options);
-            let mut judge = Judge::new(row(model, &options), options.precision);
+            let mut judge = Judge::new(row(model, &options), options.precision, VOCABULARY);
             for (ids, expected) in &expected {
                 let found = &full_pass(&mut session, &[(*ids).clone()], Side::Right)[0];
                 judge.add(&format!("{} tokens", ids.len()), &found[found.len() - VOCABULARY..], expected);
@@ -202,7 +202,7 @@ fn step_by_step_is_the_same_as_all_at_once() {
             let at_once = full_pass(&mut session(&runtime, &folder, &without), &whole, Side::Right);
             let mut session = session(&runtime, &folder, &options);
             for side in [Side::Right, Side::Left] {
-                let mut judge = Judge::new(format!("{row}, padded {side:?}"), options.precision);
+                let mut judge = Judge::new(format!("{row}, padded {side:?}"), options.precision, VOCABULARY);
                 let prompts: Vec<_> =
                     expected.iter().map(|one| (one.ids.clone(), vec![0; one.ids.len()])).collect();
                 let rectangle = Rectangle::new(&prompts, PAD, side);

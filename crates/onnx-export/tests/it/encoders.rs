@@ -63,6 +63,14 @@ impl Expected {
     }
 }
 
+/// Values of a token's vector.
+fn width_of(folder: &Path) -> usize {
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+    let width = config["hidden_size"].as_u64().or(config["dim"].as_u64());
+    usize::try_from(width.unwrap()).unwrap()
+}
+
 fn untyped(ids: Vec<i64>) -> Sentence {
     let types = vec![0; ids.len()];
     (ids, types)
@@ -117,7 +125,7 @@ fn hidden_states_are_those_of_transformers() {
         let (folder, expected) = (fixture(&format!("encoders/{family}")), Expected::open(family));
         for options in variants(&Head::HiddenStates) {
             let row = format!("{family}, {}, {:?}", options.precision, options.lowering);
-            let mut judge = Judge::new(row, options.precision);
+            let mut judge = Judge::new(row, options.precision, width_of(&folder));
             each(&runtime, &folder, &options, (&expected.texts, expected.pad), |how, index, found| {
                 let torch = expected.outputs.floats(&format!("hidden.{index}"));
                 judge.add(&format!("{how}, text {index}"), found, &torch);
@@ -140,7 +148,7 @@ fn class_scores_are_those_of_transformers() {
         let (folder, expected) = (fixture(&format!("encoders/{family}")), Expected::open(family));
         for options in variants(&Head::SequenceClassification) {
             let row = format!("{family}, {}, {:?}", options.precision, options.lowering);
-            let mut judge = Judge::new(row, options.precision);
+            let mut judge = Judge::new(row, options.precision, 3);
             for (what, sentences, torch) in [
                 ("text", &expected.texts, expected.outputs.floats("logits")),
                 ("pair", &expected.pairs, expected.outputs.floats("pair_logits")),
@@ -177,7 +185,7 @@ fn class_scores_of_tokens_are_those_of_transformers() {
         }
         for options in variants(&Head::TokenClassification) {
             let row = format!("{family}, {}, {:?}", options.precision, options.lowering);
-            let mut judge = Judge::new(row, options.precision);
+            let mut judge = Judge::new(row, options.precision, 3);
             each(&runtime, folder.path(), &options, (&expected.texts, expected.pad), |how, index, found| {
                 let torch = expected.more.floats(&format!("tokens.{index}"));
                 judge.add(&format!("{how}, text {index}"), found, &torch);
@@ -200,7 +208,7 @@ fn the_attention_operator_computes_the_same() {
                 let exported = export(&Checkpoint::open(folder.path()).unwrap(), &options).unwrap();
                 assert!(exported.report.operators.contains_key("Attention"), "{row}");
             }
-            let mut judge = Judge::new(row, options.precision);
+            let mut judge = Judge::new(row, options.precision, width_of(folder.path()));
             each(&runtime, folder.path(), &options, (&expected.texts, expected.pad), |how, index, found| {
                 if exact[index].is_empty() {
                     assert_eq!((options.precision, options.lowering), (Precision::Fp32, Lowering::Portable));

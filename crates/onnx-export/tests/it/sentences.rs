@@ -50,6 +50,7 @@ fn vectors_are_those_of_sentence_transformers() {
             let mut judge = Judge::new(
                 format!("{name}, {}, {:?}", options.precision, options.lowering),
                 options.precision,
+                expected.len() / texts.len(),
             );
             let mut session = session(&runtime, folder.path(), &options);
             let found = session.run(&batch, "sentence_embedding").unwrap();
