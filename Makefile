@@ -23,7 +23,6 @@ demo: setup ## everything from nothing: toy store, an fp16 engine for the analys
 
 test: setup test-tools s3-server hub-python signing-python models lint ## all set-up, fmt, clippy, documentation, every test that needs no GPU
 	cargo test --workspace --no-fail-fast
-	cargo test -p model-loader --features hub --test it hub:: agent_map::
 
 torture: build-tools test-tools ## every crash point, error, power cut, and an hour of crowd (CROWD_SECONDS=3600); as root, for the mounts
 	TORTURE=full CROWD_SECONDS=$${CROWD_SECONDS:-3600} cargo test -p model-store --test it torture:: -- --nocapture --test-threads=1
