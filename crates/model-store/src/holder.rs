@@ -25,6 +25,7 @@ pub struct Holder {
 
 impl Holder {
     /// This very process.
+    #[must_use]
     pub fn this_process() -> Self {
         Self {
             pid: std::process::id(),

@@ -13,7 +13,7 @@ use crate::meter::Meter;
 /// Which remote.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RemoteArgs {
-    /// The remote: s3://BUCKET/PREFIX, gs://…, az://…, https://…, or a folder
+    /// The remote: s3://BUCKET/PREFIX, gs://, az://, https://HOST/PATH (to read), or a folder
     ///
     /// Credentials come from the environment (`AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL`, and
     /// so on), from files that it names, or from the instance's metadata; never from here.

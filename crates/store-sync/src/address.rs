@@ -25,7 +25,7 @@ use crate::scrub::scrub;
 /// The variable that names the remote.
 pub const REMOTE_VARIABLE: &str = "MODEL_STORE_REMOTE";
 /// One request takes no longer: a part of 16 MiB at 28 kB/s.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// The address of a remote: `s3://bucket/prefix`, `gs://…`, `az://…`, `https://…`, `file:///…` or a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]

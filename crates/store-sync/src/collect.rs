@@ -28,7 +28,7 @@ pub struct CollectOptions {
 
 impl Default for CollectOptions {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(24 * 3600), keep: None, dry_run: false, who: String::new() }
+        Self { grace: Duration::from_hours(24), keep: None, dry_run: false, who: String::new() }
     }
 }
 
@@ -64,10 +64,7 @@ impl Remote {
     pub fn collect(&self, options: &CollectOptions) -> Result<CollectedRemote, SyncError> {
         self.store_file()?;
         self.ensure_writable()?;
-        let mark = match options.dry_run {
-            true => None,
-            false => Some(Mark::set(self, Marks::Collect, &options.who)?),
-        };
+        let mark = if options.dry_run { None } else { Some(Mark::set(self, Marks::Collect, &options.who)?) };
         let mut collected = CollectedRemote::default();
         let mut named: HashSet<Digest> = HashSet::new();
         for agent in self.agents()? {

@@ -19,8 +19,8 @@ type Keys = Vec<(AmazonS3ConfigKey, String)>;
 /// The keys of the profile `AWS_PROFILE`, or `default`, in `AWS_SHARED_CREDENTIALS_FILE`, or
 /// `~/.aws/credentials`; `None` where there is no such file, or credentials come from elsewhere.
 pub(crate) fn of_aws_file() -> Result<Option<Keys>, SyncError> {
-    let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    if OTHER_SOURCES.iter().any(|name| is_set(&name)) || is_set(&"AWS_SKIP_SIGNATURE") {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if OTHER_SOURCES.iter().any(|name| is_set(name)) || is_set("AWS_SKIP_SIGNATURE") {
         return Ok(None);
     }
     let named = std::env::var_os("AWS_SHARED_CREDENTIALS_FILE").filter(|name| !name.is_empty());

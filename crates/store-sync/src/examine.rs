@@ -140,7 +140,8 @@ impl Remote {
                             .map(|entry| (entry.sha256, (entry.size, agent.clone(), version.clone()))),
                     ),
                     Err(e) => {
-                        examined.findings.push(RemoteFinding { path: path.to_string(), what: e.to_string() })
+                        let finding = RemoteFinding { path: path.to_string(), what: e.to_string() };
+                        examined.findings.push(finding);
                     }
                 }
             }

@@ -58,9 +58,9 @@ impl Default for Options {
             range_bytes: 8 * 1024 * 1024,
             part_bytes: 8 * 1024 * 1024,
             stall: Duration::from_secs(30),
-            retry: Duration::from_secs(180),
+            retry: Duration::from_mins(3),
             settle: Duration::from_secs(2),
-            lease: Duration::from_secs(60),
+            lease: Duration::from_mins(1),
         }
     }
 }

@@ -101,12 +101,11 @@ pub(crate) fn in_words(pulled: &Pulled) -> String {
     let Pulled { agent, version, previous, activated, new, serial, received_bytes, shared_bytes, .. } =
         pulled;
     let serial = serial.map_or_else(String::new, |serial| format!("   serial {serial}"));
-    let bytes = match new {
-        true => {
-            let (came, shared) = (human_size(*received_bytes), human_size(*shared_bytes));
-            format!("   {came} came, {shared} were here")
-        }
-        false => String::new(),
+    let bytes = if *new {
+        let (came, shared) = (human_size(*received_bytes), human_size(*shared_bytes));
+        format!("   {came} came, {shared} were here")
+    } else {
+        String::new()
     };
     let version = out::styled(out::OK, version);
     let what = match (activated, previous) {

@@ -124,11 +124,11 @@ fn print(remote: &Remote, pushed: &Pushed) -> anyhow::Result<()> {
     )?;
     if let Some(pointer) = pointer {
         let serial = pointer.serial;
-        match moved {
-            true => writeln!(out, "{agent} → {version} at {}   (serial {serial})", remote.address())?,
-            false => {
-                writeln!(out, "{agent} is at {version} at {} already   (serial {serial})", remote.address())?
-            }
+        let at = remote.address();
+        if *moved {
+            writeln!(out, "{agent} → {version} at {at}   (serial {serial})")?;
+        } else {
+            writeln!(out, "{agent} is at {version} at {at} already   (serial {serial})")?;
         }
     }
     Ok(())

@@ -31,7 +31,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Init(InitArgs),
-    Ls(OfAgents),
+    Ls(LsArgs),
     Check(CheckArgs),
     Verify(VerifyArgs),
     Gc(GcArgs),
@@ -41,6 +41,9 @@ enum Command {
 ///
 /// One that is there is probed anew; everything else in it stays.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  model-store remote init --remote s3://models/fleet\n  model-store remote init --remote /srv/backup"
+)]
 struct InitArgs {
     #[command(flatten)]
     remote: RemoteArgs,
@@ -48,7 +51,17 @@ struct InitArgs {
 
 /// List agents, where the fleet is, and versions
 #[derive(Debug, clap::Args)]
-struct OfAgents {
+#[command(
+    after_help = "Examples:\n  model-store remote ls --remote s3://models/fleet\n  model-store remote ls scout --json | jq -r '.[].pointer.version'"
+)]
+struct LsArgs {
+    #[command(flatten)]
+    of: Of,
+}
+
+/// Which agents, and where.
+#[derive(Debug, clap::Args)]
+struct Of {
     /// The agents; all unless given
     #[arg(value_name = "AGENT")]
     agents: Vec<AgentName>,
@@ -58,22 +71,27 @@ struct OfAgents {
 
 /// Look whether every pointer leads to a version and every version has its blobs; reads none of them
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  model-store remote check --remote s3://models/fleet")]
 struct CheckArgs {
     #[command(flatten)]
-    of: OfAgents,
+    of: Of,
 }
 
 /// Read every blob and compare its digest
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  model-store remote verify scout --remote s3://models/fleet")]
 struct VerifyArgs {
     #[command(flatten)]
-    of: OfAgents,
+    of: Of,
 }
 
 /// Remove blobs that no version names, and old versions where that is asked for
 ///
 /// While somebody pushes, and where a manifest cannot be read, nothing is removed.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  model-store remote gc --dry-run --remote s3://models/fleet\n  model-store remote gc --keep 5 --grace 3d"
+)]
 struct GcArgs {
     /// A blob that was written less than this ago stays
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = args::duration)]
@@ -129,9 +147,9 @@ fn init(global: &Global, args: &InitArgs) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-fn ls(global: &Global, args: &OfAgents) -> anyhow::Result<u8> {
-    let remote = args.remote.connect()?.with_observer(stoppable()?);
-    let inventory = remote.inventory(&args.agents)?;
+fn ls(global: &Global, args: &LsArgs) -> anyhow::Result<u8> {
+    let remote = args.of.remote.connect()?.with_observer(stoppable()?);
+    let inventory = remote.inventory(&args.of.agents)?;
     if global.json {
         out::json(&inventory)?;
         return Ok(exit::OK);

@@ -98,7 +98,7 @@ fn what_does_not_pass_ends_clearly_and_goes_on_later() {
         let failed = scene.task("there", Work::Pull("scout".to_owned())).run(&scene.variables);
         assert_eq!(failed.code(), Some(code), "{row}: {failed:?}");
         assert!(failed.stderr.contains(says), "{row}: {failed:?}");
-        assert!(begun.elapsed() < Duration::from_secs(60), "{row}: it gives up");
+        assert!(begun.elapsed() < Duration::from_mins(1), "{row}: it gives up");
         scene.assert_at(row, "v1");
         scene.proxy.heal();
         scene.run("there", Work::Pull("scout".to_owned())).answer(row);

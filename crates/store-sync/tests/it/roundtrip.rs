@@ -149,3 +149,31 @@ fn what_cannot_go_is_refused() {
     let opened = Remote::open(empty.address(), crate::world::options());
     assert_refused("no folder", opened, exit::NOT_FOUND, "remote init");
 }
+
+/// The way of the seed: the whole store, copied by rsync while nobody publishes.
+#[test]
+fn a_store_copied_by_rsync_is_a_store() {
+    let world = World::new();
+    let here = world.host("here");
+    for (name, seed) in [("scout/v1", 1), ("scout/v2", 2)] {
+        publish_lively(&here, name, seed);
+    }
+    let copy = world.path().join("copy");
+    let copied = std::process::Command::new("rsync")
+        .args(["-aH"])
+        .arg(format!("{}/", here.root().display()))
+        .arg(&copy)
+        .output();
+    match copied {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(e) => return eprintln!("skipped: rsync is not here: {e}"),
+    }
+    let restored = model_store::ModelStore::open(&copy).unwrap();
+    for name in ["scout/v1", "scout/v2"] {
+        assert_sound(name, &restored, name);
+    }
+    assert_eq!(current(&restored, "scout").as_deref(), Some("v2"));
+    push(&world.remote(), &restored, "scout/v2").unwrap();
+    publish(&restored, "scout/v3", &[("a", b"it goes on")]);
+    assert_sound("v3", &restored, "scout/v3");
+}
