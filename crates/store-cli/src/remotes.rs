@@ -10,14 +10,23 @@ use store_sync::{Address, Observer, Options, Remote, SyncError};
 
 use crate::meter::Meter;
 
+const LONG_HELP: &str = "\
+The remote: s3://BUCKET/PREFIX, gs://, az://, https://HOST/PATH (to read), or a folder
+
+Credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, and so on), from \
+files that it names, or from the instance's metadata; never from here.";
+
 /// Which remote.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RemoteArgs {
-    /// The remote: s3://BUCKET/PREFIX, gs://, az://, https://HOST/PATH (to read), or a folder
-    ///
-    /// Credentials come from the environment (`AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT_URL`, and
-    /// so on), from files that it names, or from the instance's metadata; never from here.
-    #[arg(long, value_name = "URL", env = "MODEL_STORE_REMOTE", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "MODEL_STORE_REMOTE",
+        hide_env_values = true,
+        help = "The remote: s3://BUCKET/PREFIX, gs://, az://, https://HOST/PATH (to read), or a folder",
+        long_help = LONG_HELP
+    )]
     remote: String,
     /// How many requests are under way at a time
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]

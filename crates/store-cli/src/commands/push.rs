@@ -23,6 +23,7 @@ Examples:
 /// meanwhile finds the old version or the new one, whole. Broken off, the same command goes on from there.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Args {
     /// The agent
     #[arg(required_unless_present = "all")]

@@ -205,7 +205,7 @@ impl Follower<'_> {
                 writeln!(out, "{at}  {}   {seconds:.1} s", pull::in_words(pulled))?;
             }
             What::Step(Step::InStep { serial }) => {
-                writeln!(out, "{at}  {agent} is in step   serial {serial}")?
+                writeln!(out, "{at}  {agent} is in step   serial {serial}")?;
             }
             What::Step(Step::Nothing) => writeln!(out, "{at}  {agent}: the fleet has no version yet")?,
             What::Failed { error, again_in_seconds, .. } => {
