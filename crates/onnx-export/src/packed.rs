@@ -234,6 +234,8 @@ impl Graph<'_> {
 
 #[cfg(test)]
 mod tests {
+    use safetensors::Dtype::{F16, I8, U8};
+
     use super::*;
 
     #[test]
@@ -268,7 +270,6 @@ mod tests {
                 }
             }
         };
-        use safetensors::Dtype::{F16, I8, U8};
         check(PackedBits::Eight, 64, [(".weight", I8, [3, 64]), (".weight_scale", F16, [3, 1])]);
         check(PackedBits::Four, 32, [(".weight", U8, [3, 32]), (".weight_scale", F16, [3, 2])]);
     }

@@ -58,22 +58,22 @@ pub(crate) fn html(parts: &Parts<'_>) -> String {
         || "model.onnx; the weights stay in the safetensors files that it points into".to_owned(),
         |graph| format!("model.onnx as it came: {}, written by {}", graph.file, graph.producer),
     );
-    page.table(
-        &caption,
-        &[
-            ("precision", export.precision.to_string()),
-            ("operator set", export.opset.to_string()),
-            ("nodes", export.nodes.to_string()),
-            ("initializers", export.initializers.to_string()),
-            (
-                "weights",
-                format!("{}, {} cast to another type", human_size(export.weight_bytes), export.weight_casts),
-            ),
-            ("size", human_size(export.onnx_bytes as u64)),
-            ("SHA-256", export.onnx_sha256.clone()),
-            ("kept in fp32 by wish", list(&evidence.keep_fp32)),
-        ],
-    );
+    let mut rows = vec![
+        ("precision", export.precision.to_string()),
+        ("operator set", export.opset.to_string()),
+        ("nodes", export.nodes.to_string()),
+        ("initializers", export.initializers.to_string()),
+        (
+            "weights",
+            format!("{}, {} cast to another type", human_size(export.weight_bytes), export.weight_casts),
+        ),
+        ("size", human_size(export.onnx_bytes as u64)),
+        ("SHA-256", export.onnx_sha256.clone()),
+        ("kept in fp32 by wish", list(&evidence.keep_fp32)),
+    ];
+    rows.extend(evidence.overflow.as_ref().map(|record| ("range of fp16", record.summary())));
+    rows.extend(evidence.packed.as_ref().map(|record| ("weights in few bits", record.summary())));
+    page.table(&caption, &rows);
     let operators =
         export.operators.iter().map(|(operator, count)| vec![operator.clone(), count.to_string()]);
     page.folded("Nodes by operator", &["operator", "nodes"], operators);

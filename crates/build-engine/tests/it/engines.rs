@@ -153,3 +153,31 @@ fn inspect_says_what_an_engine_is_and_whether_it_is_sound() {
     fs::remove_file(engine.join("model.engine")).unwrap();
     check("no plan", &["the plan cannot be read"]);
 }
+
+/// Integers in a second file, which belongs to the engine: the next build starts from the model itself.
+#[test]
+fn weights_in_few_bits_become_engines() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = bench.model(Kind::Memory);
+    let agent = "memory".parse().unwrap();
+    let files = || -> Vec<String> {
+        let current = bench.store().require_current(&agent).unwrap();
+        current.manifest().files.iter().map(|file| file.path.to_string()).collect()
+    };
+    for (precision, file) in [("w8a16", "model.w8.safetensors"), ("w4a16", "model.w4.safetensors")] {
+        // Whether a toy of 64 dimensions bears it is not the question here.
+        let gate = ["--min-cosine", "0.5", "--mean-cosine", "0.5", "--max-abs", "9"];
+        let base = ["--agent", "memory", "--source", folder.to_str().unwrap(), "--target", "89", "--json"];
+        let named = ["--precision", precision, "--output-version", precision];
+        let output = bench.run(&[&base[..], &gate, &named].concat());
+        assert!(output.status.success(), "{precision}: {}", shown(&output));
+        let outcome: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(outcome["evidence"]["packed"]["file"], file, "{precision}");
+        let weights = outcome["engine"]["weights_sha256"].as_object().unwrap();
+        assert_eq!(weights.keys().collect::<Vec<_>>(), ["model.safetensors", file], "{precision}");
+        assert!(files().iter().any(|name| name == file), "{precision}: {:?}", files());
+    }
+    let output = bench.run(&["--agent", "memory", "--no-engine", "--output-version", "again"]);
+    assert!(output.status.success(), "{}", shown(&output));
+    assert!(files().iter().all(|name| !name.contains("model.w4")), "{:?}", files());
+}

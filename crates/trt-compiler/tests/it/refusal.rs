@@ -118,7 +118,7 @@ fn activations_that_overflow_in_fp16_are_kept_in_fp32_by_themselves() {
     assert_eq!(found, expected, "{record:?}");
     assert!(record.largest > 65_504.0 && record.modules.iter().all(|it| it.largest > 65_504.0), "{record:?}");
     let kept = &outcome.evidence.export.kept_fp32;
-    let named = kept.iter().find(|kept| kept.module == expected[2]).expect("in the report of the graph");
+    let named = kept.iter().find(|kept| kept.module == expected[2]).unwrap();
     assert!(named.why.contains("too large for fp16"), "{named:?}");
     let bf16 = Job { precision: Precision::Bf16, version: "v1-bf16".parse().unwrap(), ..job };
     let outcome = trt_compiler::run(&bf16, &(), &Interrupt::default()).unwrap();
