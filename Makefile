@@ -27,7 +27,7 @@ test: setup test-tools s3-server hub-python signing-python models lint ## all se
 torture: build-tools test-tools ## every crash point, error, power cut, and an hour of crowd (CROWD_SECONDS=3600); as root, for the mounts
 	TORTURE=full CROWD_SECONDS=$${CROWD_SECONDS:-3600} cargo test -p model-store --test it torture:: -- --nocapture --test-threads=1
 
-gpu-check: setup models ## engines built, judged and measured on this host's GPU; writes docs/gpu.md
+gpu-check: ## engines built, judged and measured on this host's GPU; writes docs/gpu.md
 	@scripts/gpu-check
 
 lint: build-tools

@@ -200,7 +200,7 @@ pub(crate) fn kv_cache(args: &BuildArgs) -> KvCache {
 
 /// The GPU generations that are asked for.
 pub(crate) fn targets(args: &BuildArgs) -> Vec<Target> {
-    let mut targets = if args.target.is_empty() { Target::DEFAULT.to_vec() } else { args.target.clone() };
+    let mut targets = if args.target.is_empty() { Target::defaults() } else { args.target.clone() };
     targets.sort_unstable();
     targets.dedup();
     targets

@@ -22,15 +22,6 @@ const DIGEST_BYTES: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CacheFile(PathBuf);
 
-/// The folder of caches where none is named: `model-store/tensorrt` in `$XDG_CACHE_HOME`, or in `~/.cache`; `None` for who
-/// has no home.
-#[must_use]
-pub fn default_cache_folder() -> Option<PathBuf> {
-    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let root = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
-    Some(root.join("model-store").join("tensorrt"))
-}
-
 /// The exact version of the NVIDIA driver; the CUDA version that it is good for where the kernel does not say.
 pub(crate) fn driver_version(fit: &Fit) -> String {
     let text = fs::read_to_string("/sys/module/nvidia/version").unwrap_or_default();

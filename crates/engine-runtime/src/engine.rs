@@ -5,7 +5,8 @@ use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread;
 
 use crate::RuntimeError;
-use crate::cache::{self, CacheFile, default_cache_folder};
+#[cfg(not(feature = "tensorrt-enterprise"))]
+use crate::cache::{self, CacheFile};
 use crate::check::{Fit, fit};
 use crate::description::{EngineRecord, InputShape, PlanTrait};
 use crate::native::{Loading, Session};
@@ -98,6 +99,7 @@ impl Engine {
             fit: fit.clone(),
             device: options.device,
             cuda_graphs: options.cuda_graphs,
+            #[cfg(not(feature = "tensorrt-enterprise"))]
             cache: cache_file(&record, &fit, &options.caching),
             profiles: profiles.clone(),
             outputs: record.outputs.iter().map(|output| output.name.clone()).collect(),
@@ -154,6 +156,16 @@ impl Drop for Engine {
     }
 }
 
+/// The folder of caches where none is named: `model-store/tensorrt` in `$XDG_CACHE_HOME`, or in `~/.cache`; `None` for who
+/// has no home.
+#[must_use]
+pub fn default_cache_folder() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let root = folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))?;
+    Some(root.join("model-store").join("tensorrt"))
+}
+
+#[cfg(not(feature = "tensorrt-enterprise"))]
 fn cache_file(record: &EngineRecord, fit: &Fit, caching: &Caching) -> Option<CacheFile> {
     let folder = match caching {
         Caching::Off => return None,
@@ -179,5 +191,5 @@ fn serve(loading: Loading, ready: &SyncSender<Result<(), RuntimeError>>, inbox: 
         // Who asked may be gone; the next one is not.
         let _ = reply.send(session.run(profile, &batch));
     }
-    session.keep_cache();
+    session.keep_compiled();
 }

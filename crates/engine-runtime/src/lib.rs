@@ -31,7 +31,7 @@
 //! # Ok::<(), engine_runtime::RuntimeError>(())
 //! ```
 
-#[cfg(feature = "tensorrt")]
+#[cfg(all(feature = "tensorrt", not(feature = "tensorrt-enterprise")))]
 mod cache;
 mod check;
 mod description;
@@ -53,14 +53,12 @@ mod tensor;
 #[cfg(feature = "tensorrt")]
 mod weights;
 
-#[cfg(feature = "tensorrt")]
-pub use cache::default_cache_folder;
 pub use check::{Fit, fit};
 pub use description::{
     DESCRIPTION_FILE, EngineFacts, EngineOptions, EngineRecord, InputShape, PLAN_FILE, PlanTrait,
 };
 #[cfg(feature = "tensorrt")]
-pub use engine::{Caching, CudaGraphs, Engine, RuntimeOptions};
+pub use engine::{Caching, CudaGraphs, Engine, RuntimeOptions, default_cache_folder};
 pub use error::RuntimeError;
 pub use library::Flavour;
 pub use native::{Gpu, gpus, tensorrt_version};

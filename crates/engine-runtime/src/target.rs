@@ -36,6 +36,18 @@ impl Target {
     /// What is built for when nothing is said: everything from Ampere on.
     pub const DEFAULT: [Self; 5] = [Self(80), Self(86), Self(89), Self(120), Self(121)];
 
+    /// What is built for on this host when nothing is said: [`DEFAULT`](Self::DEFAULT) by TensorRT-RTX; by the TensorRT of
+    /// data-centre GPUs, which builds for the GPU at hand, the generation of that, if there is one.
+    #[must_use]
+    pub fn defaults() -> Vec<Self> {
+        let here = || {
+            let sm = crate::native::gpus().ok()?.first()?.sm;
+            Self::SUPPORTED.into_iter().find(|target| target.sm() == sm)
+        };
+        let here = if Flavour::HERE == Flavour::Enterprise { here() } else { None };
+        here.map_or(Self::DEFAULT.to_vec(), |target| vec![target])
+    }
+
     /// The compute capability, times ten.
     #[must_use]
     pub fn sm(self) -> u16 {

@@ -17,7 +17,9 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::Tensor;
 
 pub(crate) use graph::find;
-pub use places::{DEFAULT_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, Places, RUNTIMES_VARIABLE};
+pub use places::{
+    DEFAULT_RUNTIMES, MAKE_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, Places, RUNTIMES_VARIABLE,
+};
 pub use tensor::OnnxTensor;
 
 use crate::{Output, TokenBatch};

@@ -81,8 +81,12 @@ fn open(
     engine_runtime::fit(&record, how.library.as_deref(), how.device).map_err(told)?;
     let engine = Engine::open(folder, how).map_err(told)?;
     let longest = profiles.iter().map(|profile| profile.longest).max().unwrap_or_default();
-    tracing::info!(path = %folder.display(), gpu = %engine.fit().gpu, output, longest, "engine loaded in TensorRT");
     let runner = InTensorRt { engine, profiles, pad_id };
+    // What loads may still not run, and whoever may take another backend has to know it now.
+    let trial = TokenBatch::from_parts(1, 1, vec![pad_id], vec![1], vec![0]);
+    trial.and_then(|batch| runner.run(&batch, &output)).map_err(|error| with_causes(&error))?;
+    let gpu = &runner.engine.fit().gpu;
+    tracing::info!(path = %folder.display(), %gpu, output, longest, "engine loaded in TensorRT");
     Ok((Graph::new(Box::new(runner), output, axes, pad_id), longest))
 }
 

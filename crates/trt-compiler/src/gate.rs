@@ -169,7 +169,7 @@ pub struct Worst {
 impl Comparison {
     /// The same figures as JSON can hold them, which knows neither infinity nor NaN: the largest number stands for both.
     /// What is wrong is in the verdict's words and in the counts.
-    #[cfg_attr(not(feature = "tensorrt"), expect(dead_code, reason = "a child process reports so"))]
+    #[cfg(any(feature = "tensorrt", test))]
     pub(crate) fn in_numbers(mut self) -> Self {
         let Self { max_abs, mean_abs, reference_max, cosine_min, cosine_mean, worst, .. } = &mut self;
         for figure in [max_abs, mean_abs, reference_max, cosine_min, cosine_mean] {

@@ -4,8 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use engine_runtime::Flavour;
-use model_loader::onnx::Places;
 pub use model_loader::onnx::{DEFAULT_RUNTIMES, MissingRuntime, ONNXRUNTIME_VARIABLE, RUNTIMES_VARIABLE};
+use model_loader::onnx::{MAKE_RUNTIMES, Places};
 use serde::{Deserialize, Serialize};
 
 /// Names the folder of TensorRT's two libraries: `TENSORRT_RTX_LIB_DIR`, or `TENSORRT_ENTERPRISE_LIB_DIR` where this is built
@@ -70,6 +70,12 @@ impl Runtimes {
                     searched: folders,
                     variable: TENSORRT_RTX_VARIABLE,
                     named: self.tensorrt_rtx.is_some(),
+                    install: match Flavour::HERE {
+                        Flavour::Rtx => MAKE_RUNTIMES,
+                        Flavour::Enterprise => {
+                            "install NVIDIA's TensorRT 11, which is in no package registry"
+                        }
+                    },
                 });
             }
         }

@@ -3,7 +3,7 @@
 use trtx::trtx_sys::nvinfer1;
 use trtx::{CudaEngine, Logger, Refitter};
 
-use super::session::{dtype_of, refused};
+use super::glue::{dtype_of, refused};
 use crate::RuntimeError;
 use crate::tensor::{cast, width};
 use crate::weights::Weights;

@@ -1,35 +1,29 @@
 //! A plan that TensorRT has loaded, its buffers on the GPU, and the stream that its batches run on.
 
-use std::collections::VecDeque;
 use std::ffi::c_void;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaGraph, CudaSlice, CudaStream, DevicePtrMut, DriverError};
 use onnx_export::DataType;
-use trtx::logger::{LogHandler, Severity};
-use trtx::trtx_sys::Dims64;
-use trtx::{CudaEngine, ExecutionContext, Logger, Runtime, RuntimeConfig};
+use trtx::{CudaEngine, ExecutionContext, Runtime};
 
+use super::compiled::{Compiled, configure};
+use super::glue::{dims, dtype_of, logger, misdescribed, open_library, refused, sizes};
 use super::refit;
 use crate::RuntimeError;
+#[cfg(not(feature = "tensorrt-enterprise"))]
 use crate::cache::CacheFile;
 use crate::check::Fit;
 use crate::description::InputShape;
 use crate::engine::CudaGraphs;
-use crate::library::Flavour;
 use crate::recent::Recent;
 use crate::tensor::{Input, Output, floats, volume, width};
 use crate::weights::Weights;
 
 /// Shapes whose graphs are kept. Texts come in few shapes, as batches are padded; a graph of a BERT takes some megabytes.
 const GRAPHS: usize = 16;
-/// What was compiled is kept no more often than this while batches run; at the end it always is.
-const KEEP_EVERY: Duration = Duration::from_mins(1);
-
 /// Everything that a plan is loaded with.
 pub(crate) struct Loading {
     /// Its bytes, which were checked.
@@ -43,6 +37,7 @@ pub(crate) struct Loading {
     /// Whether work is recorded.
     pub(crate) cuda_graphs: CudaGraphs,
     /// Where compiled kernels are kept.
+    #[cfg(not(feature = "tensorrt-enterprise"))]
     pub(crate) cache: Option<CacheFile>,
     /// The inputs of each profile, as described.
     pub(crate) profiles: Vec<Vec<InputShape>>,
@@ -54,7 +49,7 @@ pub(crate) struct Loading {
 pub(crate) struct Session {
     graphs: Recent<Shapes, Recording>,
     contexts: Vec<ExecutionContext<'static>>,
-    cache: Cache,
+    compiled: Compiled,
     _engine: CudaEngine<'static>,
     _runtime: Runtime<'static>,
     inputs: Vec<Buffer>,
@@ -83,18 +78,6 @@ struct Buffer {
     memory: CudaSlice<u8>,
 }
 
-/// What TensorRT-RTX compiled, and where it is kept.
-struct Cache {
-    #[cfg(not(feature = "tensorrt-enterprise"))]
-    compiled: Option<Arc<trtx::RuntimeCache>>,
-    file: Option<CacheFile>,
-    /// Bytes as last read or written, by their number: what has not grown holds nothing new.
-    kept_bytes: usize,
-    kept_at: Instant,
-    /// Whether a shape ran since that had not run before.
-    has_news: bool,
-}
-
 impl Session {
     /// Has TensorRT load the plan, in the thread that will run it.
     pub(crate) fn load(loading: Loading) -> Result<Self, RuntimeError> {
@@ -113,7 +96,10 @@ impl Session {
         if let Some(weights) = &loading.weights {
             refit::refit(&engine, logger, weights)?;
         }
-        let (config, cache) = configure(&mut engine, loading.cuda_graphs, loading.cache)?;
+        #[cfg(not(feature = "tensorrt-enterprise"))]
+        let (config, compiled) = configure(&mut engine, loading.cuda_graphs, loading.cache)?;
+        #[cfg(feature = "tensorrt-enterprise")]
+        let (config, compiled) = configure(&mut engine, loading.cuda_graphs)?;
         let mut contexts = Vec::new();
         let count = engine.nb_optimization_profiles().map_err(refused("count its profiles"))?;
         if usize::try_from(count) != Ok(loading.profiles.len()) {
@@ -136,7 +122,7 @@ impl Session {
         let mut session = Self {
             graphs: Recent::new(GRAPHS),
             contexts,
-            cache,
+            compiled,
             _engine: engine,
             _runtime: runtime,
             inputs,
@@ -194,33 +180,13 @@ impl Session {
                 return Err(error);
             }
         };
-        self.cache.has_news |= is_new;
-        if self.cache.has_news && self.cache.kept_at.elapsed() > KEEP_EVERY {
-            self.keep_cache();
-        }
+        self.compiled.ran(is_new);
         outputs
     }
 
-    /// Keeps what TensorRT-RTX compiled, if that is more than was kept. Failing to costs the next process time only.
-    pub(crate) fn keep_cache(&mut self) {
-        #[cfg(not(feature = "tensorrt-enterprise"))]
-        if let (Some(compiled), Some(file)) = (&self.cache.compiled, &self.cache.file) {
-            self.cache.kept_at = Instant::now();
-            self.cache.has_news = false;
-            let Ok(bytes) = compiled.serialize() else {
-                tracing::warn!("TensorRT-RTX does not say what it compiled, so nothing of it is kept");
-                return;
-            };
-            if bytes.len() == self.cache.kept_bytes {
-                return;
-            }
-            match file.save(&bytes) {
-                Ok(()) => self.cache.kept_bytes = bytes.len(),
-                Err(error) => {
-                    tracing::warn!(path = %file.path().display(), cause = %error, "compiled kernels could not be kept");
-                }
-            }
-        }
+    /// Keeps what was compiled; called before the session ends.
+    pub(crate) fn keep_compiled(&mut self) {
+        self.compiled.keep();
     }
 }
 
@@ -326,6 +292,8 @@ fn buffers(
     found_inputs.iter().try_for_each(|name| has(name, &described))?;
     described.iter().try_for_each(|name| has(name, &found_inputs))?;
     outputs.iter().try_for_each(|name| has(name, &found_outputs))?;
+    // TensorRT wants a place for every output, also for those that nobody asks for.
+    found_outputs.iter().try_for_each(|name| has(name, outputs))?;
     let mut output_bytes = vec![0_usize; outputs.len()];
     for (context, profile) in contexts.iter_mut().zip(profiles) {
         for input in profile {
@@ -357,52 +325,12 @@ fn buffers(
     Ok((inputs, outputs.collect::<Result<_, _>>()?))
 }
 
-#[cfg(not(feature = "tensorrt-enterprise"))]
-fn configure(
-    engine: &mut CudaEngine<'static>,
-    graphs: CudaGraphs,
-    file: Option<CacheFile>,
-) -> Result<(Rc<RuntimeConfig<'static>>, Cache), RuntimeError> {
-    use trtx::{CudaGraphStrategy, DynamicShapesKernelSpecializationStrategy as Specialization};
-
-    let doing = "configure itself";
-    let mut config = engine.create_runtime_config().map_err(refused(doing))?;
-    match graphs {
-        CudaGraphs::Off => {}
-        // What is recorded is recorded with the kernels of that moment: they should be the ones made for the shape.
-        CudaGraphs::Recorded => {
-            config.set_dynamic_shapes_kernel_specialization_strategy(Specialization::kEAGER);
-        }
-        CudaGraphs::BuiltIn => {
-            config.set_cuda_graph_strategy(CudaGraphStrategy::kWHOLE_GRAPH_CAPTURE).map_err(refused(doing))?
-        }
-    }
-    let mut cache = Cache { compiled: None, file, kept_bytes: 0, kept_at: Instant::now(), has_news: false };
-    if let Some(file) = &cache.file {
-        let compiled = config.create_runtime_cache().map_err(refused(doing))?;
-        if let Some(bytes) = file.load() {
-            match compiled.deserialize(&bytes) {
-                Ok(()) => cache.kept_bytes = bytes.len(),
-                Err(error) => {
-                    tracing::warn!(path = %file.path().display(), cause = %error, "kept kernels are of no use");
-                }
-            }
-        }
-        let compiled = Arc::new(compiled);
-        config.set_runtime_cache(Arc::clone(&compiled)).map_err(refused(doing))?;
-        cache.compiled = Some(compiled);
-    }
-    Ok((Rc::new(config), cache))
+fn cuda(doing: &'static str) -> impl FnOnce(DriverError) -> RuntimeError {
+    move |error| RuntimeError::Cuda { doing, reason: error.to_string() }
 }
 
-#[cfg(feature = "tensorrt-enterprise")]
-fn configure(
-    engine: &mut CudaEngine<'static>,
-    _graphs: CudaGraphs,
-    file: Option<CacheFile>,
-) -> Result<(Rc<RuntimeConfig<'static>>, Cache), RuntimeError> {
-    let config = engine.create_runtime_config().map_err(refused("configure itself"))?;
-    Ok((Rc::new(config), Cache { file, kept_bytes: 0, kept_at: Instant::now(), has_news: false }))
+fn handle(stream: &CudaStream) -> *mut c_void {
+    stream.cu_stream().cast()
 }
 
 /// Asks TensorRT-RTX what it thinks of the plan's header, which it says more of than when it fails to load it.
@@ -416,111 +344,4 @@ fn judge(runtime: &Runtime<'static>, plan: &[u8]) -> Result<(), RuntimeError> {
         return Err(refused("load the plan")(reason));
     }
     Ok(())
-}
-
-/// Opens TensorRT's library, once for the process.
-fn open_library(path: &Path) -> Result<(), RuntimeError> {
-    static OPENED: Mutex<Option<PathBuf>> = Mutex::new(None);
-    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(opened) = opened.as_ref() {
-        return if opened == path {
-            Ok(())
-        } else {
-            Err(RuntimeError::OtherLibrary { opened: opened.clone(), asked: path.to_owned() })
-        };
-    }
-    trtx::dynamically_load_tensorrt(Some(path)).map_err(|error| RuntimeError::Library {
-        path: path.to_owned(),
-        runtime: Flavour::HERE.title(),
-        reason: error.to_string(),
-    })?;
-    *opened = Some(path.to_owned());
-    Ok(())
-}
-
-/// The errors that TensorRT logged last, for the error that follows them.
-static SAID: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
-/// As many of them as an error repeats.
-const LAST_WORDS: usize = 8;
-
-struct Logs;
-
-impl LogHandler for Logs {
-    fn log(&self, severity: Severity, message: &str) {
-        let message = message.trim();
-        match severity {
-            Severity::InternalError | Severity::Error => {
-                tracing::error!(target: "tensorrt", "{message}");
-                let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
-                if said.len() == LAST_WORDS {
-                    said.pop_front();
-                }
-                said.push_back(message.to_owned());
-            }
-            Severity::Warning => tracing::warn!(target: "tensorrt", "{message}"),
-            Severity::Info | Severity::Verbose => tracing::trace!(target: "tensorrt", "{message}"),
-        }
-    }
-}
-
-/// The logger of the process: it must outlive everything that TensorRT makes.
-fn logger() -> Result<&'static Logger, RuntimeError> {
-    static LOGGER: OnceLock<Logger> = OnceLock::new();
-    if let Some(logger) = LOGGER.get() {
-        return Ok(logger);
-    }
-    let logger = Logger::new(Logs).map_err(refused("start"))?;
-    Ok(LOGGER.get_or_init(|| logger))
-}
-
-pub(super) fn refused(doing: &'static str) -> impl FnOnce(trtx::Error) -> RuntimeError {
-    move |error| RuntimeError::Refused {
-        runtime: Flavour::HERE.title(),
-        doing,
-        reason: error.to_string(),
-        log: SAID.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect(),
-    }
-}
-
-fn cuda(doing: &'static str) -> impl FnOnce(DriverError) -> RuntimeError {
-    move |error| RuntimeError::Cuda { doing, reason: error.to_string() }
-}
-
-fn misdescribed(what: String) -> RuntimeError {
-    RuntimeError::Refused {
-        runtime: Flavour::HERE.title(),
-        doing: "run the plan as engine.json describes it",
-        reason: format!("it has {what}; build it again: build-engine --agent AGENT --rebuild"),
-        log: Vec::new(),
-    }
-}
-
-fn handle(stream: &CudaStream) -> *mut c_void {
-    stream.cu_stream().cast()
-}
-
-fn dims(shape: &[usize]) -> Dims64 {
-    let sizes: Vec<i64> = shape.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
-    Dims64::from_slice(&sizes)
-}
-
-/// TensorRT's dimensions; `None` if one is unknown.
-fn sizes(dims: &Dims64) -> Option<Vec<usize>> {
-    let count = usize::try_from(dims.nbDims).ok()?;
-    dims.d.get(..count)?.iter().map(|size| usize::try_from(*size).ok()).collect()
-}
-
-/// TensorRT's types under their names in graphs; `None` for those that no graph of ours has.
-pub(super) fn dtype_of(dtype: trtx::DataType) -> Option<DataType> {
-    Some(match dtype {
-        trtx::DataType::kFLOAT => DataType::F32,
-        trtx::DataType::kHALF => DataType::F16,
-        trtx::DataType::kBF16 => DataType::Bf16,
-        trtx::DataType::kINT64 => DataType::I64,
-        trtx::DataType::kINT32 => DataType::I32,
-        trtx::DataType::kINT8 => DataType::I8,
-        trtx::DataType::kBOOL => DataType::Bool,
-        trtx::DataType::kFP8 => DataType::F8E4m3,
-        _ => return None,
-    })
 }

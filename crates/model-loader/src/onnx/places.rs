@@ -11,6 +11,9 @@ pub const DEFAULT_RUNTIMES: &str = "/opt/justnews/runtimes";
 /// Names ONNX Runtime's library itself; the variable that the `ort` crate reads too.
 pub const ONNXRUNTIME_VARIABLE: &str = "ORT_DYLIB_PATH";
 
+/// How the runtimes that registries have are installed.
+pub const MAKE_RUNTIMES: &str = "in a checkout `make runtimes` installs it";
+
 const LIBRARY: &str = "libonnxruntime.so";
 /// Where a distribution or a vendor's package would put native libraries.
 const SYSTEM_FOLDERS: [&str; 4] = ["/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"];
@@ -29,6 +32,8 @@ pub struct MissingRuntime {
     pub variable: &'static str,
     /// Whether that variable did name it, so that nothing else was searched.
     pub named: bool,
+    /// How it is installed.
+    pub install: &'static str,
 }
 
 impl MissingRuntime {
@@ -39,7 +44,7 @@ impl MissingRuntime {
         if self.named {
             return format!("{variable} names that place: correct it or unset it");
         }
-        format!("in a checkout `make runtimes` installs it, elsewhere set {variable} to where it is")
+        format!("{}, elsewhere set {variable} to where it is", self.install)
     }
 }
 
@@ -93,6 +98,7 @@ impl Places {
             searched,
             variable: ONNXRUNTIME_VARIABLE,
             named: self.onnxruntime.is_some(),
+            install: MAKE_RUNTIMES,
         };
         if let Some(named) = &self.onnxruntime {
             // What is named is meant: no silent fallback to another copy.
