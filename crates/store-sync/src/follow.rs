@@ -147,7 +147,10 @@ mod tests {
                 pauses.iter().all(|pause| (least..=most).contains(pause)),
                 "{every} {failures}: {pauses:?}"
             );
-            assert!(pauses.iter().any(|pause| (pause - pauses[0]).abs() > 1e-6), "{every} {failures}: {pauses:?}");
+            assert!(
+                pauses.iter().any(|pause| (pause - pauses[0]).abs() > 1e-6),
+                "{every} {failures}: {pauses:?}"
+            );
         }
     }
 }
