@@ -12,6 +12,7 @@ mod collecting;
 mod damage;
 mod faults;
 mod fleet;
+mod http;
 mod killed;
 
 mod many;
