@@ -1,4 +1,4 @@
-//! What must hold for any bytes that are taken for a configuration, a map, texts, a graph or a list of files.
+//! What must hold for any bytes that are taken for a configuration, a map, texts or a graph.
 
 use std::fs;
 use std::path::Path;
@@ -55,9 +55,4 @@ pub(crate) fn graph(folder: &Path, data: &[u8]) {
     let path = folder.join("given.onnx");
     fs::write(&path, data).expect("a graph can be written");
     let _ = graph_precision(&path);
-}
-
-/// What a Hub says of a model, and what the cache keeps of that.
-pub(crate) fn hub(_: &Path, data: &[u8]) {
-    hub_fetch::fuzzing::listing(data);
 }

@@ -1,10 +1,4 @@
 #![no_main]
 
-#[allow(dead_code)]
-#[path = "../checks/models.rs"]
-mod models;
-#[allow(dead_code)]
-#[path = "../checks/texts.rs"]
-mod checks;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| models::with_folder(|folder| checks::hub(folder, data)));
+// What a Hub says of a model, and what the cache keeps of that: what must hold is beside what reads it.
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hub_fetch::fuzzing::listing(data));

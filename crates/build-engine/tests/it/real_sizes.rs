@@ -73,7 +73,7 @@ fn bert_base() -> Model {
         "num_attention_heads": 12, "intermediate_size": wide, "vocab_size": 30_522, "max_position_embeddings": 512,
         "type_vocab_size": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "pad_token_id": 0,
     });
-    Model { name: "bert-base", dtype: "F16", toy: Kind::Memory, config, tensors }
+    Model { name: "bert-base", dtype: "F16", toy: Kind::Analyst, config, tensors }
 }
 
 /// Llama 3.2 1B: 16 layers of 2048, 8 of 32 heads for keys and values, the embedding tied to the output.
