@@ -282,7 +282,8 @@ fn listed(
     let is_wanted = |name: &String| {
         !is_weight(name)
             || data_bytes.contains_key(name)
-            || is_checked && (name.contains('/') || name.ends_with(".json") || of_model(name))
+            || is_checked
+                && (name.contains('/') || name.ends_with(".safetensors.index.json") || of_model(name))
     };
     Ok(listed.into_iter().filter(is_wanted).collect())
 }

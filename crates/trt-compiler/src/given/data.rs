@@ -29,23 +29,22 @@ pub(super) fn files(
             reason: reason.to_owned(),
         };
         let relative = plain(location).map_err(hostile)?;
-        let file_bytes = match found.get(&relative) {
-            Some(bytes) => *bytes,
-            None => {
-                let file = folder_of(path).join(&relative);
-                let Ok(target) = file.canonicalize() else {
-                    return Err(GraphError::NoData { path: path.to_owned(), tensor: name, file });
-                };
-                if !roots.iter().any(|root| target.starts_with(root)) {
-                    return Err(hostile(&format!("is a link to {}", target.display())));
-                }
-                let metadata = fs::metadata(&target)
-                    .map_err(|source| GraphError::Io { path: target.clone(), source })?;
-                if !metadata.is_file() {
-                    return Err(hostile("is no regular file"));
-                }
-                metadata.len()
+        let file_bytes = if let Some(bytes) = found.get(&relative) {
+            *bytes
+        } else {
+            let file = folder_of(path).join(&relative);
+            let Ok(target) = file.canonicalize() else {
+                return Err(GraphError::NoData { path: path.to_owned(), tensor: name, file });
+            };
+            if !roots.iter().any(|root| target.starts_with(root)) {
+                return Err(hostile(&format!("is a link to {}", target.display())));
             }
+            let metadata =
+                fs::metadata(&target).map_err(|source| GraphError::Io { path: target.clone(), source })?;
+            if !metadata.is_file() {
+                return Err(hostile("is no regular file"));
+            }
+            metadata.len()
         };
         check_extent(tensor, file_bytes).map_err(|reason| GraphError::Data {
             path: path.to_owned(),
