@@ -106,10 +106,10 @@ mod tests {
             }
         };
         let ada = gpu(0, 89, 1 << 30);
-        check("it fits", &[ada.clone()], 0, &[80, 89], &[]);
-        check("built on the GPU it is for", &[ada.clone()], 0, &[], &[]);
+        check("it fits", std::slice::from_ref(&ada), 0, &[80, 89], &[]);
+        check("built on the GPU it is for", std::slice::from_ref(&ada), 0, &[], &[]);
         check("the second", &[gpu(0, 75, 1 << 30), gpu(1, 80, 1 << 30)], 1, &[80], &[]);
-        check("no such number", &[ada.clone()], 3, &[89], &["no GPU 3", "has 1"]);
+        check("no such number", std::slice::from_ref(&ada), 3, &[89], &["no GPU 3", "has 1"]);
         check("another generation", &[ada], 0, &[80, 120], &["SM 89", "SM 80, 120", "--target 89"]);
         check("no generation it builds for", &[gpu(0, 90, 1 << 30)], 0, &[80], &["SM 90", "enterprise"]);
         check("little memory", &[gpu(0, 89, 10)], 0, &[89], &["memory"]);

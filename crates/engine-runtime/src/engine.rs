@@ -84,13 +84,11 @@ impl Engine {
         crate::Flavour::HERE.check(&record.flavour)?;
         let plan = plan::read(&folder, &record)?;
         let fit = fit(&record, options.library.as_deref(), options.device)?;
-        let weights = match record.is(PlanTrait::Stripped) {
-            false => None,
-            true => {
-                let version =
-                    options.version.clone().or_else(|| folder.ancestors().nth(3).map(Path::to_owned));
-                Some(Weights::read(&version.unwrap_or_default(), &record)?)
-            }
+        let weights = if record.is(PlanTrait::Stripped) {
+            let version = options.version.clone().or_else(|| folder.ancestors().nth(3).map(Path::to_owned));
+            Some(Weights::read(&version.unwrap_or_default(), &record)?)
+        } else {
+            None
         };
         let profiles = record.profiles();
         let loading = Loading {

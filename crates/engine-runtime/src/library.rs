@@ -92,6 +92,18 @@ impl Flavour {
         self.find_in(variable(self.variable()), &runtimes, &SYSTEM_FOLDERS.map(PathBuf::from))
     }
 
+    fn install(self) -> String {
+        let variable = self.variable();
+        match self {
+            Self::Rtx => {
+                format!("in a checkout `make runtimes` installs it, elsewhere set {variable} to its folder")
+            }
+            Self::Enterprise => format!(
+                "install NVIDIA's TensorRT 11 on this host (it is in no package registry), and set {variable} to the folder of its libraries"
+            ),
+        }
+    }
+
     fn find_in(
         self,
         named: Option<PathBuf>,
@@ -100,22 +112,11 @@ impl Flavour {
     ) -> Result<PathBuf, RuntimeError> {
         let variable = self.variable();
         // What is named is meant: no silent fallback to another copy.
-        let (searched, next) = match named {
-            Some(folder) => (vec![folder], format!("{variable} names that place: correct it or unset it")),
-            None => {
-                let next = match self {
-                    Self::Rtx => {
-                        format!(
-                            "in a checkout `make runtimes` installs it, elsewhere set {variable} to its folder"
-                        )
-                    }
-                    Self::Enterprise => format!(
-                        "install NVIDIA's TensorRT 11 on this host (it is in no package registry), and set {variable} to the folder of its libraries"
-                    ),
-                };
-                let own = std::iter::once(runtimes.join(self.name()));
-                (own.chain(system.iter().cloned()).collect(), next)
-            }
+        let (searched, next) = if let Some(folder) = named {
+            (vec![folder], format!("{variable} names that place: correct it or unset it"))
+        } else {
+            let own = std::iter::once(runtimes.join(self.name()));
+            (own.chain(system.iter().cloned()).collect(), self.install())
         };
         let found = searched.iter().map(|folder| folder.join(self.core())).find(|path| path.is_file());
         found.ok_or(RuntimeError::NoLibrary { runtime: self.title(), file: self.core(), searched, next })

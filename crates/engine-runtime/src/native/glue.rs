@@ -76,7 +76,7 @@ pub(super) fn refused(doing: &'static str) -> impl FnOnce(trtx::Error) -> Runtim
     }
 }
 
-pub(super) fn misdescribed(what: String) -> RuntimeError {
+pub(super) fn misdescribed(what: &str) -> RuntimeError {
     RuntimeError::Refused {
         runtime: Flavour::HERE.title(),
         doing: "run the plan as engine.json describes it",

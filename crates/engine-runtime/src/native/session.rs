@@ -103,7 +103,7 @@ impl Session {
         let mut contexts = Vec::new();
         let count = engine.nb_optimization_profiles().map_err(refused("count its profiles"))?;
         if usize::try_from(count) != Ok(loading.profiles.len()) {
-            return Err(misdescribed(format!("{count} profiles, not {}", loading.profiles.len())));
+            return Err(misdescribed(&format!("{count} profiles, not {}", loading.profiles.len())));
         }
         for profile in 0..count {
             let mut context = engine
@@ -253,10 +253,11 @@ fn fetch<'a>(
 ) -> Result<Fetched<'a>, RuntimeError> {
     let name = &buffer.name;
     let found = context.tensor_shape(name).map_err(refused("tell a shape"))?;
-    let shape = sizes(&found).ok_or_else(|| misdescribed(format!("an output `{name}` of unknown shape")))?;
+    let shape = sizes(&found).ok_or_else(|| misdescribed(&format!("an output `{name}` of unknown shape")))?;
     let length = volume(&shape).and_then(|volume| volume.checked_mul(width(buffer.dtype)));
     let length = length.filter(|length| *length <= buffer.memory.len());
-    let length = length.ok_or_else(|| misdescribed(format!("an output `{name}` of {shape:?}, too large")))?;
+    let length =
+        length.ok_or_else(|| misdescribed(&format!("an output `{name}` of {shape:?}, too large")))?;
     let mut bytes = vec![0; length];
     if length > 0 {
         stream.memcpy_dtoh(&buffer.memory.slice(..length), &mut bytes).map_err(cuda("copy an output"))?;
@@ -268,7 +269,7 @@ impl Fetched<'_> {
     fn floats(self) -> Result<Output, RuntimeError> {
         let Buffer { name, dtype, .. } = self.buffer;
         let values = floats(&self.bytes, *dtype)
-            .ok_or_else(|| misdescribed(format!("an output `{name}` of {dtype:?}, which is no float")))?;
+            .ok_or_else(|| misdescribed(&format!("an output `{name}` of {dtype:?}, which is no float")))?;
         Ok(Output { name: name.clone(), shape: self.shape, values })
     }
 }
@@ -282,7 +283,7 @@ fn buffers(
     stream: &Arc<CudaStream>,
 ) -> Result<(Vec<Buffer>, Vec<Buffer>), RuntimeError> {
     let has = |name: &String, names: &[String]| {
-        if names.contains(name) { Ok(()) } else { Err(misdescribed(format!("no `{name}`"))) }
+        if names.contains(name) { Ok(()) } else { Err(misdescribed(&format!("no `{name}`"))) }
     };
     let found_inputs: Vec<String> =
         engine.input_tensor_names().map_err(refused("list its inputs"))?.collect();
@@ -302,13 +303,13 @@ fn buffers(
         }
         for (bytes, name) in output_bytes.iter_mut().zip(outputs) {
             let most = context.max_output_size(name).map_err(refused("tell its largest output"))?;
-            let most = usize::try_from(most).map_err(|_| misdescribed(format!("`{name}` of no limit")))?;
+            let most = usize::try_from(most).map_err(|_| misdescribed(&format!("`{name}` of no limit")))?;
             *bytes = (*bytes).max(most);
         }
     }
     let buffer = |name: &String, bytes: usize| {
         let dtype = engine.tensor_data_type(name).map_err(refused("tell a type"))?;
-        let dtype = dtype_of(dtype).ok_or_else(|| misdescribed(format!("`{name}` of {dtype:?}")))?;
+        let dtype = dtype_of(dtype).ok_or_else(|| misdescribed(&format!("`{name}` of {dtype:?}")))?;
         // An address is asked for of what is empty, too.
         let memory = stream.alloc_zeros(bytes.max(1)).map_err(cuda("take memory for inputs and outputs"))?;
         Ok(Buffer { name: name.clone(), dtype, memory })
