@@ -16,6 +16,7 @@ mod fuzzed;
 mod golden;
 mod host;
 mod import;
+mod incoming;
 mod legacy;
 mod manifest;
 mod names;
