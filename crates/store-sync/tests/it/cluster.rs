@@ -32,12 +32,11 @@ impl Node {
         let (ip, config) = (format!("127.0.0.{number}"), home.join("garage.toml"));
         let s3 = format!("{ip}:3960");
         let text = format!(
-            "metadata_dir = {:?}\ndata_dir = {:?}\ndb_engine = \"sqlite\"\nreplication_factor = 3\n\
+            "metadata_dir = \"{home}/meta\"\ndata_dir = \"{home}/data\"\ndb_engine = \"sqlite\"\nreplication_factor = 3\n\
              rpc_bind_addr = \"{ip}:3961\"\nrpc_public_addr = \"{ip}:3961\"\nrpc_secret = \"{RPC_SECRET}\"\n\
              [s3_api]\ns3_region = \"garage\"\napi_bind_addr = \"{s3}\"\nroot_domain = \".s3.garage\"\n\
              [admin]\napi_bind_addr = \"{ip}:3963\"\n",
-            home.join("meta"),
-            home.join("data"),
+            home = home.display(),
         );
         fs::write(&config, text).unwrap();
         let mut node = Self { program: program.to_owned(), config, s3, process: None };
@@ -149,7 +148,9 @@ fn a_fleet_converges_while_nodes_come_and_go() {
             task(&names[i], Work::Follow("scout".to_owned())).start(&nodes[i % 3].variables())
         })
         .collect();
-    followers.iter_mut().for_each(|follower| follower.await_word("following"));
+    for follower in &mut followers {
+        follower.await_word("following");
+    }
     let here = world.host("here");
     let phase = |part: usize| publishes * part / 5;
     let mut out: Option<usize> = None;

@@ -18,210 +18,158 @@ fn path_of(bytes: &[u8]) -> String {
 }
 
 /// What is done to a remote that has `scout/v1` and, current, `scout/v2`.
-type Harm = fn(&World);
-
-fn replace(world: &World, path: &str, from: &str, to: &str) {
-    world.tamper(path, |text| {
-        let text = String::from_utf8(text).unwrap();
-        assert!(text.contains(from), "{from} in {text}");
-        text.replace(from, to).into_bytes()
-    });
+enum Harm {
+    /// To the blob of the weights of `v2`.
+    Blob(fn(&mut Vec<u8>)),
+    Remove(&'static str),
+    RemoveBlob,
+    /// Some text of an object by other text.
+    Replace(&'static str, &'static str, &'static str),
+    Manifest(fn(&mut Manifest)),
+    /// The manifest of `v1` in the place of that of `v2`.
+    ManifestOfV1,
+    HalfAManifest,
 }
 
-fn edit(world: &World, change: impl FnOnce(&mut Manifest)) {
-    world.tamper(MANIFEST, |json| {
-        let mut manifest = Manifest::from_json(&json).unwrap();
-        change(&mut manifest);
-        manifest.to_json().unwrap()
-    });
+impl Harm {
+    fn weights() -> String {
+        path_of(&bytes(2, 700_000))
+    }
+
+    fn befall(&self, world: &World) {
+        let remove = |path: &str| fs::remove_file(world.bucket().join(path)).unwrap();
+        match self {
+            Self::Blob(change) => world.tamper(&Self::weights(), |mut bytes| {
+                change(&mut bytes);
+                bytes
+            }),
+            Self::Remove(path) => remove(path),
+            Self::RemoveBlob => remove(&Self::weights()),
+            Self::Replace(path, from, to) => world.tamper(path, |text| {
+                let text = String::from_utf8(text).unwrap();
+                assert!(text.contains(from), "{from} in {text}");
+                text.replace(from, to).into_bytes()
+            }),
+            Self::Manifest(change) => world.tamper(MANIFEST, |json| {
+                let mut manifest = Manifest::from_json(&json).unwrap();
+                change(&mut manifest);
+                manifest.to_json().unwrap()
+            }),
+            Self::ManifestOfV1 => {
+                let other = fs::read(world.bucket().join("agents/scout/versions/v1.json")).unwrap();
+                world.tamper(MANIFEST, |_| other);
+            }
+            Self::HalfAManifest => world.tamper(MANIFEST, |mut json| {
+                json.truncate(json.len() / 2);
+                json
+            }),
+        }
+    }
+}
+
+/// A pull of `v2` is refused and `v1` serves; once the remote is mended, the same pull works.
+fn check(row: &str, harm: &Harm, code: u8, says: &str) {
+    let world = World::new();
+    let (here, there) = (world.host("here"), world.host("there"));
+    let remote = world.remote();
+    publish_lively(&here, "scout/v1", 1);
+    push(&remote, &here, "scout/v1").unwrap();
+    pull(&remote, &there, "scout").unwrap();
+    publish_lively(&here, "scout/v2", 2);
+    push(&remote, &here, "scout/v2").unwrap();
+    let whole = world.objects();
+    harm.befall(&world);
+    assert_refused(row, pull(&remote, &there, "scout"), code, says);
+    assert_eq!(current(&there, "scout").as_deref(), Some("v1"), "{row}");
+    assert!(there.get_version(&agent("scout"), &version("v2")).unwrap().is_none(), "{row}");
+    assert!(there.stagings(&agent("scout")).unwrap().is_empty(), "{row}");
+    assert!(there.verify(&agent("scout"), &version("v1")).unwrap().is_ok(), "{row}");
+
+    for (path, bytes) in whole {
+        fs::write(world.bucket().join(path), bytes).unwrap();
+    }
+    pull(&remote, &there, "scout").unwrap_or_else(|e| panic!("{row}, mended: {e}"));
+    assert_eq!(current(&there, "scout").as_deref(), Some("v2"), "{row}");
+    assert_sound(row, &there, "scout/v2");
 }
 
 #[test]
-fn wrong_bytes_are_refused_and_the_old_version_serves() {
-    let weights = || path_of(&bytes(2, 700_000));
-    let config = || path_of(b"{\"hidden\": 4}");
-    let rows: [(&str, Harm, u8, &str); 20] = [
+fn wrong_blobs_are_refused() {
+    let rows: [(&str, Harm, u8, &str); 7] = [
+        ("a bit", Harm::Blob(|b| b[400_000] ^= 1), exit::CORRUPT, "has digest"),
+        ("the first bit", Harm::Blob(|b| b[0] ^= 1), exit::CORRUPT, "has digest"),
+        ("too short", Harm::Blob(|b| b.truncate(699_999)), exit::CORRUPT, "it has 699999 bytes"),
+        ("too long", Harm::Blob(|b| b.push(0)), exit::CORRUPT, "it has 700001 bytes"),
+        ("empty", Harm::Blob(Vec::clear), exit::CORRUPT, "it has 0 bytes"),
+        ("another's bytes", Harm::Blob(|b| *b = bytes(9, 700_000)), exit::CORRUPT, "has digest"),
+        ("missing", Harm::RemoveBlob, exit::NOT_FOUND, "which its manifest names"),
+    ];
+    for (row, harm, code, says) in rows {
+        check(row, &harm, code, says);
+    }
+}
+
+#[test]
+fn wrong_manifests_are_refused() {
+    let other_checksum = |m: &mut Manifest| {
+        m.files.pop();
+        m.checksum = model_store::checksum_of_listing(&m.files);
+    };
+    let huge = |m: &mut Manifest| m.files.iter_mut().for_each(|file| file.size = 1 << 52);
+    let agent = ("\"agent\": \"scout\"", "\"agent\": \"memory\"");
+    let link = ("\"target\": \"tokenizer/vocab.txt\"", "\"target\": \"../../v1/config.json\"");
+    let rows: [(&str, Harm, u8, &str); 11] = [
+        ("missing", Harm::Remove(MANIFEST), exit::NOT_FOUND, "no version v2"),
+        ("half of it", Harm::HalfAManifest, exit::CORRUPT, "no manifest"),
+        ("another version's", Harm::ManifestOfV1, exit::REFUSED, "its manifest is of scout/v1"),
+        ("another agent's", Harm::Replace(MANIFEST, agent.0, agent.1), exit::REFUSED, "is of memory/v2"),
         (
-            "a bit of a blob",
-            |w| {
-                w.tamper(&path_of(&bytes(2, 700_000)), |mut b| {
-                    b[400_000] ^= 1;
-                    b
-                })
-            },
-            exit::CORRUPT,
-            "has digest",
-        ),
-        (
-            "the first bit",
-            |w| {
-                w.tamper(&path_of(&bytes(2, 700_000)), |mut b| {
-                    b[0] ^= 1;
-                    b
-                })
-            },
-            exit::CORRUPT,
-            "has digest",
-        ),
-        (
-            "a short blob",
-            |w| {
-                w.tamper(&path_of(&bytes(2, 700_000)), |mut b| {
-                    b.truncate(699_999);
-                    b
-                })
-            },
-            exit::CORRUPT,
-            "it has 699999 bytes",
-        ),
-        (
-            "a long blob",
-            |w| {
-                w.tamper(&path_of(&bytes(2, 700_000)), |mut b| {
-                    b.push(0);
-                    b
-                })
-            },
-            exit::CORRUPT,
-            "it has 700001 bytes",
-        ),
-        (
-            "an empty blob",
-            |w| w.tamper(&path_of(&bytes(2, 700_000)), |_| Vec::new()),
-            exit::CORRUPT,
-            "it has 0 bytes",
-        ),
-        (
-            "another blob's bytes",
-            |w| w.tamper(&path_of(&bytes(2, 700_000)), |_| bytes(9, 700_000)),
-            exit::CORRUPT,
-            "has digest",
-        ),
-        (
-            "no blob",
-            |w| fs::remove_file(w.bucket().join(path_of(&bytes(2, 700_000)))).unwrap(),
-            exit::NOT_FOUND,
-            "which its manifest names",
-        ),
-        (
-            "no manifest",
-            |w| fs::remove_file(w.bucket().join(MANIFEST)).unwrap(),
-            exit::NOT_FOUND,
-            "no version v2",
-        ),
-        (
-            "half a manifest",
-            |w| {
-                w.tamper(MANIFEST, |mut b| {
-                    b.truncate(b.len() / 2);
-                    b
-                })
-            },
-            exit::CORRUPT,
-            "no manifest",
-        ),
-        (
-            "the manifest of another version",
-            |w| {
-                fs::copy(w.bucket().join("agents/scout/versions/v1.json"), w.bucket().join(MANIFEST))
-                    .unwrap();
-            },
-            exit::REFUSED,
-            "its manifest is of scout/v1",
-        ),
-        (
-            "the manifest of another agent",
-            |w| replace(w, MANIFEST, "\"agent\": \"scout\"", "\"agent\": \"memory\""),
-            exit::REFUSED,
-            "its manifest is of memory/v2",
-        ),
-        (
-            "another digest in the list",
-            |w| edit(w, |m| m.files[0].sha256 = Digest::of(b"x")),
+            "another digest",
+            Harm::Manifest(|m| m.files[0].sha256 = Digest::of(b"x")),
             exit::CORRUPT,
             "its checksum is",
         ),
-        ("a file less in the list", |w| edit(w, |m| drop(m.files.pop())), exit::CORRUPT, "its checksum is"),
+        ("a file less", Harm::Manifest(|m| drop(m.files.pop())), exit::CORRUPT, "its checksum is"),
+        ("a checksum of its own", Harm::Manifest(other_checksum), exit::REFUSED, "the pointer says checksum"),
         (
-            "a list and checksum of somebody's own",
-            |w| {
-                edit(w, |m| {
-                    m.files.pop();
-                    m.checksum = model_store::checksum_of_listing(&m.files);
-                })
-            },
-            exit::REFUSED,
-            "the pointer says checksum",
-        ),
-        (
-            "a path that leads out",
-            |w| replace(w, MANIFEST, "\"config.json\"", "\"../config.json\""),
+            "a path out",
+            Harm::Replace(MANIFEST, "\"config.json\"", "\"../config.json\""),
             exit::CORRUPT,
             "no manifest",
         ),
+        ("a link out", Harm::Replace(MANIFEST, link.0, link.1), exit::REFUSED, "tokenizer.txt"),
+        ("a size that nobody has", Harm::Manifest(huge), exit::ENVIRONMENT, "no room"),
         (
-            "a link that leads out",
-            |w| {
-                replace(
-                    w,
-                    MANIFEST,
-                    "\"tokenizer/vocab.txt\"\n    }\n  ]",
-                    "\"../../v1/config.json\"\n    }\n  ]",
-                )
-            },
-            exit::REFUSED,
-            "tokenizer.txt",
-        ),
-        (
-            "a size that nobody has",
-            |w| edit(w, |m| m.files.iter_mut().for_each(|f| f.size = 1 << 52)),
-            exit::ENVIRONMENT,
-            "no room",
-        ),
-        (
-            "a manifest of the future",
-            |w| replace(w, MANIFEST, "\"format\": 1", "\"format\": 2"),
+            "of the future",
+            Harm::Replace(MANIFEST, "\"format\": 1", "\"format\": 2"),
             exit::REFUSED,
             "of format 2",
         ),
+    ];
+    for (row, harm, code, says) in rows {
+        check(row, &harm, code, says);
+    }
+}
+
+#[test]
+fn wrong_pointers_are_refused() {
+    let rows: [(&str, Harm, u8, &str); 3] = [
         (
-            "a pointer of another agent",
-            |w| replace(w, POINTER, "\"scout\"", "\"memory\""),
+            "another agent's",
+            Harm::Replace(POINTER, "\"scout\"", "\"memory\""),
             exit::CORRUPT,
             "it is of agent memory",
         ),
         (
-            "a pointer of the future",
-            |w| replace(w, POINTER, "\"format\": 1", "\"format\": 2"),
+            "of the future",
+            Harm::Replace(POINTER, "\"format\": 1", "\"format\": 2"),
             exit::REMOTE,
-            "use a newer model-store",
+            "use a newer",
         ),
+        ("no JSON", Harm::Replace(POINTER, "{", "["), exit::CORRUPT, "is not what it should be"),
     ];
-    let _ = (weights(), config());
     for (row, harm, code, says) in rows {
-        let world = World::new();
-        let (here, there) = (world.host("here"), world.host("there"));
-        let remote = world.remote();
-        publish_lively(&here, "scout/v1", 1);
-        push(&remote, &here, "scout/v1").unwrap();
-        pull(&remote, &there, "scout").unwrap();
-        publish_lively(&here, "scout/v2", 2);
-        push(&remote, &here, "scout/v2").unwrap();
-        let whole = world.objects();
-        harm(&world);
-        assert_refused(row, pull(&remote, &there, "scout"), code, says);
-        assert_eq!(current(&there, "scout").as_deref(), Some("v1"), "{row}");
-        assert!(there.get_version(&agent("scout"), &version("v2")).unwrap().is_none(), "{row}");
-        assert!(there.stagings(&agent("scout")).unwrap().is_empty(), "{row}");
-        assert!(there.verify(&agent("scout"), &version("v1")).unwrap().is_ok(), "{row}");
-
-        // Once it is mended, the same pull works.
-        for (path, bytes) in whole {
-            fs::write(world.bucket().join(path), bytes).unwrap();
-        }
-        pull(&remote, &there, "scout").unwrap_or_else(|e| panic!("{row}, mended: {e}"));
-        assert_eq!(current(&there, "scout").as_deref(), Some("v2"), "{row}");
-        assert_sound(row, &there, "scout/v2");
+        check(row, &harm, code, says);
     }
 }
 

@@ -8,7 +8,7 @@ use model_store::exit;
 
 use crate::child::{Outcome, Task, Work};
 use crate::proxy::{Fault, Proxy};
-use crate::server::{REMOTE, Server};
+use crate::server::{REMOTE, Server, variables};
 use crate::world::{World, agent, assert_sound, current, publish_lively, version};
 
 struct Scene {
@@ -23,7 +23,7 @@ impl Scene {
     fn new() -> Option<Self> {
         let server = Server::start()?;
         let proxy = Proxy::before(server.at);
-        let variables = server.variables(proxy.at);
+        let variables = variables(proxy.at);
         let scene = Self { world: World::bare(), proxy, _server: server, variables };
         scene.run("here", Work::Init).answer("init");
         let here = scene.world.host("here");
@@ -127,7 +127,7 @@ fn a_server_that_ignores_conditions_is_seen_through() {
     let proxy = Proxy::before(server.at);
     let world = World::bare();
     // A condition that is taken away on the way must not be missed by a signature.
-    let mut variables = server.variables(proxy.at);
+    let mut variables = variables(proxy.at);
     variables.insert("AWS_SKIP_SIGNATURE".to_owned(), "true".to_owned());
     let task = |work| Task::new(REMOTE, world.path().join("here"), work);
     proxy.harm_all(Fault::Unconditional, -1);

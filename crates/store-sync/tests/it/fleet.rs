@@ -23,7 +23,9 @@ fn ten_hosts_converge_on_every_publish() {
             Task::new(&address, root, Work::Follow("scout".to_owned())).start(&BTreeMap::new())
         })
         .collect();
-    followers.iter_mut().for_each(|follower| follower.await_word("following"));
+    for follower in &mut followers {
+        follower.await_word("following");
+    }
     let mut slowest = Duration::ZERO;
     for number in 0..PUBLISHES {
         let name = format!("v{number}");

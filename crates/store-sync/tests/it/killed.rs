@@ -8,7 +8,7 @@ use model_store::exit;
 
 use crate::child::{Task, Work};
 use crate::proxy::{Fault, Proxy};
-use crate::server::{REMOTE, Server};
+use crate::server::{REMOTE, Server, variables};
 use crate::world::{World, agent, assert_sound, bytes, current, incoming, publish, pull, push, version};
 
 /// Every call that can change a file system, or ask that it last.
@@ -168,7 +168,7 @@ fn a_failing_disk_ends_clearly() {
 fn at_every_nth_received_part() {
     let Some(server) = Server::start() else { return };
     let proxy = Proxy::before(server.at);
-    let variables = server.variables(proxy.at);
+    let variables = variables(proxy.at);
     let world = World::bare();
     let task = |root: &str, work| Task {
         retry_ms: 20_000,

@@ -35,26 +35,18 @@ impl Server {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("models")).unwrap();
         // The port is free until somebody else takes it in this moment; then the next one is tried.
-        for _ in 0..5 {
-            let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            let process = Command::new(&program)
-                .args(["--host", "127.0.0.1", "--port", &at.port().to_string()])
-                .args(["--access-key", KEY, "--secret-key", SECRET])
-                .arg(dir.path())
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let mut server = Self { process, at, dir };
-            if server.is_up() {
-                return Some(server);
-            }
-            let _ = server.process.kill();
-            let _ = server.process.wait();
-            return Self::start();
-        }
-        None
+        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let process = Command::new(&program)
+            .args(["--host", "127.0.0.1", "--port", &at.port().to_string()])
+            .args(["--access-key", KEY, "--secret-key", SECRET])
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut server = Self { process, at, dir };
+        if server.is_up() { Some(server) } else { Self::start() }
     }
 
     fn is_up(&mut self) -> bool {
@@ -71,18 +63,6 @@ impl Server {
         false
     }
 
-    /// What a host's environment says of it, or of a proxy before it.
-    pub(crate) fn variables(&self, at: SocketAddr) -> BTreeMap<String, String> {
-        let rows = [
-            ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
-            ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ENDPOINT_URL", format!("http://{at}")),
-            ("AWS_ALLOW_HTTP", "true".to_owned()),
-        ];
-        rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-    }
-
     /// The bytes of the blobs that it keeps.
     pub(crate) fn stored_bytes(&self) -> u64 {
         fn below(dir: &Path) -> u64 {
@@ -97,6 +77,18 @@ impl Server {
     }
 }
 
+/// What a host's environment says of a server, or of a proxy before it.
+pub(crate) fn variables(at: SocketAddr) -> BTreeMap<String, String> {
+    let rows = [
+        ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ENDPOINT_URL", format!("http://{at}")),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+    ];
+    rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -108,7 +100,7 @@ impl Drop for Server {
 fn a_version_goes_through_a_real_server() {
     let Some(server) = Server::start() else { return };
     let world = World::bare();
-    let variables = server.variables(server.at);
+    let variables = variables(server.at);
     let run = |root: &str, work: Work| Task::new(REMOTE, world.path().join(root), work).run(&variables);
     let unknown = run("here", Work::Pull("scout".to_owned()));
     assert_eq!(unknown.code(), Some(model_store::exit::NOT_FOUND), "{unknown:?}");
@@ -150,7 +142,7 @@ fn a_version_goes_through_a_real_server() {
 fn a_secret_is_in_no_message() {
     let Some(server) = Server::start() else { return };
     let world = World::bare();
-    let mut variables = server.variables(server.at);
+    let mut variables = variables(server.at);
     variables.insert("AWS_SECRET_ACCESS_KEY".to_owned(), "not-the-right-secret".to_owned());
     let task = Task { retry_ms: 500, ..Task::new(REMOTE, world.path().join("here"), Work::Init) };
     let denied = task.run(&variables);
@@ -163,7 +155,7 @@ fn a_secret_is_in_no_message() {
     let file = world.path().join("credentials");
     std::fs::write(&file, format!("[fleet]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n"))
         .unwrap();
-    let mut variables = server.variables(server.at);
+    let mut variables = self::variables(server.at);
     variables.retain(|name, _| !name.ends_with("_KEY") && !name.ends_with("_KEY_ID"));
     variables.insert("AWS_SHARED_CREDENTIALS_FILE".to_owned(), file.to_str().unwrap().to_owned());
     variables.insert("AWS_PROFILE".to_owned(), "fleet".to_owned());
