@@ -73,6 +73,9 @@ impl Remote {
                 None => HashSet::new(),
             };
             for version in self.versions(&agent)? {
+                if let Some(mark) = &mark {
+                    mark.renew_if_old()?;
+                }
                 if retired.contains(&version) {
                     collected.retired.push(RemoteVersion { agent: agent.clone(), version });
                 } else if let Some(manifest) = self.manifest(&agent, &version)? {

@@ -4,7 +4,7 @@
 //! its own mark and then looks for the other's: at least one of them sees the other and gives way.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 use object_store::PutMode;
@@ -30,6 +30,16 @@ impl Marks {
         }
     }
 
+    /// How many leases it lasts before it has to be set anew. A push does that between two blobs, and a big one
+    /// takes its time: an hour, with leases of a minute. A collection that died must not keep others from
+    /// pushing for as long.
+    fn leases(self) -> u32 {
+        match self {
+            Self::Push => 60,
+            Self::Collect => 5,
+        }
+    }
+
     fn other(self) -> Self {
         match self {
             Self::Push => Self::Collect,
@@ -43,6 +53,7 @@ impl Marks {
 pub(crate) struct Mark<'a> {
     remote: &'a Remote,
     path: Path,
+    what: Marks,
     who: String,
     renewed: Mutex<Instant>,
 }
@@ -51,7 +62,7 @@ impl<'a> Mark<'a> {
     /// Sets a mark, unless somebody does what does not go with it.
     pub(crate) fn set(remote: &'a Remote, what: Marks, who: &str) -> Result<Self, SyncError> {
         let path = Path::from(format!("{LEASES}/{}{}.json", what.prefix(), unique()));
-        let mark = Self { remote, path, who: who.to_owned(), renewed: Mutex::new(Instant::now()) };
+        let mark = Self { remote, path, what, who: who.to_owned(), renewed: Mutex::new(Instant::now()) };
         mark.write()?;
         // Two collections would count on each other's blobs to stay.
         let in_the_way = match what {
@@ -91,16 +102,19 @@ impl<'a> Mark<'a> {
     /// Sets the mark anew before others would take it for a dead one's.
     pub(crate) fn renew_if_old(&self) -> Result<(), SyncError> {
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        if renewed.elapsed() * 3 > self.remote.options.lease * MARK_LEASES {
+        if renewed.elapsed() * 3 > self.lasts() {
             self.write()?;
             *renewed = Instant::now();
         }
         Ok(())
     }
 
+    fn lasts(&self) -> Duration {
+        self.remote.options.lease * self.what.leases()
+    }
+
     fn write(&self) -> Result<(), SyncError> {
-        let lasts = self.remote.options.lease * MARK_LEASES;
-        let lasts = SignedDuration::try_from(lasts).unwrap_or(SignedDuration::MAX);
+        let lasts = SignedDuration::try_from(self.lasts()).unwrap_or(SignedDuration::MAX);
         let file = LeaseFile {
             format: REMOTE_FORMAT,
             holder: self.path.to_string(),
@@ -110,9 +124,6 @@ impl<'a> Mark<'a> {
         self.remote.write_document(&self.path, &file, PutMode::Overwrite).map(drop)
     }
 }
-
-/// A mark is renewed between two blobs, and a big one takes its time: an hour with a lease of a minute.
-const MARK_LEASES: u32 = 60;
 
 impl Drop for Mark<'_> {
     fn drop(&mut self) {
