@@ -4,11 +4,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use model_store::{MANIFEST_FILE, exit};
-use store_sync::{PullOptions, PushOptions, Remote};
+use store_sync::{PullOptions, Remote};
 
 use crate::world::{
     World, agent, assert_refused, assert_sound, bytes, current, publish, publish_lively, pull, push,
-    push_with, version,
 };
 
 #[test]
