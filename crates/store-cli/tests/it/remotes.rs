@@ -145,3 +145,51 @@ fn a_service_says_how_it_is() {
         assert!(said.contains(word), "{word} in {said}");
     }
 }
+
+#[test]
+fn a_backup_is_a_push_of_everything() {
+    let desk = desk();
+    desk.publish("scout", "v2");
+    desk.publish("memory", "v7");
+    desk.run(&["publish", "memory", "v8", "--from", "folder", "--no-activate"]).ok();
+    desk.run(&["publish", "memory", "old", "--from", "folder", "--no-activate", "--checksum", "legacy"]).ok();
+    let backup = ["push", "--all", "--every-version", "--remote", "bucket"];
+    let pushed = desk.run(&backup).ended(6);
+    assert!(pushed.stderr.contains("memory/old cannot be pushed"), "{}", pushed.stderr);
+    assert_eq!(pushed.stdout.matches("pushed ").count(), 4, "{}", pushed.stdout);
+    let pulled = elsewhere(&desk, &["pull", "--all", "--every-version"]).ok();
+    for line in [
+        "scout/v1 is here",
+        "scout/v2 is here",
+        "memory/v7 is here",
+        "memory/v8 is here",
+        "scout → v2",
+        "memory → v7",
+    ] {
+        assert!(pulled.contains(line), "{line} in {pulled}");
+    }
+    elsewhere(&desk, &["verify"]).ok();
+    // An older version of the fleet is a push like any other, and what is behind says so.
+    desk.run(&["push", "scout", "v1", "--remote", "bucket"]).ok();
+    elsewhere(&desk, &["sync", "--agent", "scout"]).ok();
+    assert_eq!(elsewhere(&desk, &["path", "scout"]).ok().trim().rsplit('/').next(), Some("v1"));
+}
+
+#[test]
+fn a_server_that_says_nothing_is_left_on_request() {
+    let desk = desk();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let remote = format!("http://{}/x", silent.local_addr().unwrap());
+    let mut pulling = desk.command(&["pull", "scout", "--remote", &remote]).spawn().unwrap();
+    // It has asked, and waits.
+    let _client = silent.accept().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    let pid = rustix::process::Pid::from_raw(pulling.id().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let begun = Instant::now();
+    assert_eq!(pulling.wait().unwrap().code(), Some(130));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut pulling.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(said.contains("stopped; what has come so far is kept"), "{said}");
+}
