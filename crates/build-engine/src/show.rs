@@ -144,6 +144,13 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
                     ),
                 )
             }
+            Step::Gpu => (
+                String::new(),
+                outcome.evidence.engine_verdict.as_ref().map_or_else(String::new, |verdict| {
+                    let measured = &verdict.comparison;
+                    format!("the engine: max abs {:.1e}, cosine {:.6}", measured.max_abs, measured.cosine_min)
+                }),
+            ),
             Step::Engine => outcome.engine.as_ref().map_or((String::new(), String::new()), |engine| {
                 let peak = human_size(engine.facts.peak_memory_bytes);
                 (

@@ -43,6 +43,25 @@ impl InputShape {
         Self { name: input.name.clone(), dtype: input.dtype, dims: input.shape.iter().map(dim).collect() }
     }
 
+    /// The same input in another profile of the engine. What is neither a row for each text nor a cache has one shape.
+    #[must_use]
+    pub fn in_profile(&self, profile: &Profile) -> Self {
+        let dims = match (profile.past, self.dims.as_slice()) {
+            (Some(past), [_, heads, _, size]) if self.is_cache() => vec![profile.batch, *heads, past, *size],
+            // The mask covers what is in the cache as well.
+            (Some(_), [_, _]) if self.name == "attention_mask" => vec![profile.batch, profile.total()],
+            (_, [_, _]) => vec![profile.batch, profile.sequence],
+            (_, same) => same.to_vec(),
+        };
+        Self { dims, ..self.clone() }
+    }
+
+    /// Whether keys or values of earlier tokens go in here: `[batch, heads, tokens, size]`.
+    #[must_use]
+    pub fn is_cache(&self) -> bool {
+        self.name.starts_with("past_key_values.")
+    }
+
     /// An input of shape [batch, sequence].
     #[must_use]
     pub fn new(name: impl Into<String>, dtype: DataType, profile: &Profile) -> Self {
@@ -172,14 +191,36 @@ impl EngineRecord {
         self.options.traits.contains(&property)
     }
 
-    /// The inputs of each profile, in the plan's order. Profiles after the first give inputs of two dimensions other
-    /// sizes; inputs of more or fewer have no other profiles.
+    /// The inputs of each profile, in the plan's order.
     #[must_use]
     pub fn profiles(&self) -> Vec<Vec<InputShape>> {
         let more = self.options.more_profiles.iter().map(|profile| {
             let inputs = self.inputs.iter();
-            inputs.map(|input| InputShape::new(&input.name, input.dtype, profile)).collect()
+            inputs.map(|input| input.in_profile(profile)).collect()
         });
         std::iter::once(self.inputs.clone()).chain(more).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_have_the_sizes_of_each_profile() {
+        let fixed = |size: u32| Span { min: size, opt: size, max: size };
+        let first = Profile { past: Some(Span { min: 0, opt: 8, max: 16 }), ..Profile::DECODER };
+        let other = Profile { batch: fixed(2), sequence: fixed(1), past: Some(fixed(5)) };
+        let check = |name: &str, sizes: &[&str], expected: &[Span]| {
+            let shape = sizes.iter().map(|size| (*size).to_owned()).collect();
+            let input = TensorDescription { name: name.to_owned(), dtype: DataType::I64, shape };
+            let found = InputShape::of(&input, &first).in_profile(&other);
+            assert_eq!(found.dims, expected, "{name}");
+            assert_eq!(found, InputShape::of(&input, &other), "{name}");
+        };
+        check("input_ids", &["batch", "sequence"], &[fixed(2), fixed(1)]);
+        check("attention_mask", &["batch", "total_sequence"], &[fixed(2), fixed(6)]);
+        let cache = ["batch", "4", "past_sequence", "64"];
+        check("past_key_values.0.key", &cache, &[fixed(2), fixed(4), fixed(5), fixed(64)]);
     }
 }

@@ -15,16 +15,14 @@ pub(crate) struct Candidate<'a> {
     /// What the pointer says, where it was a pointer that led here.
     pub(crate) checksum: Option<Digest>,
     pub(crate) manifest_json: &'a [u8],
-    /// The signature beside the manifest.
-    pub(crate) signature: Option<&'a [u8]>,
 }
 
-/// Whether a version may come in, and its manifest if so. Called before the first byte of it is fetched, so
-/// before it is published and before it is activated.
+/// Whether a version may come in by its manifest, which is given if so. Called before the first byte of it is fetched, so
+/// before it is published and before it is activated. Whether it is signed is for the store's policy.
 ///
 /// The manifest must be of this agent and version, and its checksum that of its own list and the pointer's.
 pub(crate) fn admit(remote: &Remote, candidate: &Candidate<'_>) -> Result<Manifest, SyncError> {
-    let Candidate { agent, version, checksum, manifest_json, signature } = candidate;
+    let Candidate { agent, version, checksum, manifest_json } = candidate;
     let path = layout::manifest(agent, version);
     let manifest = Manifest::from_json(manifest_json)
         .map_err(|e| remote.damaged(&path, format!("it is no manifest: {e}")))?;
@@ -63,6 +61,5 @@ pub(crate) fn admit(remote: &Remote, candidate: &Candidate<'_>) -> Result<Manife
     if manifest.files.is_empty() {
         return Err(refused("it has no files".to_owned()));
     }
-    tracing::debug!(%agent, %version, signed = signature.is_some(), "admitted");
     Ok(manifest)
 }

@@ -130,7 +130,6 @@ impl Remote {
                     version,
                     checksum: pointer.map(|pointer| pointer.checksum),
                     manifest_json: &object.bytes,
-                    signature: None,
                 };
                 match admit(self, &candidate) {
                     Ok(manifest) => named.extend(

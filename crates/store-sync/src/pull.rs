@@ -129,7 +129,6 @@ impl Remote {
                 version,
                 checksum: pointer.map(|pointer| pointer.checksum),
                 manifest_json: &json,
-                signature: signature.as_deref(),
             },
         )?;
         let policy = store.signature_policy()?;

@@ -17,8 +17,6 @@ use crate::subject::{Subject, Words};
 
 /// Tokens in one batch of the check, padding included, as long as a profile takes fewer.
 const CHECK_TOKENS: usize = 512;
-/// How the inputs begin that a cache goes in by.
-const PAST: &str = "past_key_values.";
 
 /// Runs the texts through a loaded engine and through the model in `folder` in fp32, and judges how far they are apart.
 ///
@@ -78,7 +76,7 @@ impl Sizes {
 
 impl<'a> Model<'a> {
     pub(crate) fn open(engine: &'a Engine, folder: &Path) -> Result<Self, CompileError> {
-        let has_cache = engine.record().inputs.iter().any(|input| input.name.starts_with(PAST));
+        let has_cache = engine.record().inputs.iter().any(InputShape::is_cache);
         let kv_cache = if has_cache { KvCache::With } else { KvCache::Without };
         let head = head_of(&Checkpoint::open(folder)?, kv_cache)?;
         let words = Words::open(folder, &head)?;
@@ -176,7 +174,7 @@ fn inputs(engine: &Engine, batch: &TokenBatch) -> Result<Vec<Input>, RuntimeErro
             "input_ids" => batch.ids_i64(),
             "attention_mask" => batch.mask_i64(),
             "token_type_ids" => batch.type_ids_i64(),
-            past if past.starts_with(PAST) => {
+            _ if input.is_cache() => {
                 // [batch, heads, tokens, size], of which the second and the last are fixed.
                 let fixed = |at: usize| input.dims.get(at).map_or(0, |span| span.max as usize);
                 let shape = vec![batch.rows(), fixed(1), 0, fixed(3)];

@@ -126,8 +126,11 @@ pub struct Evidence {
     pub packed: Option<PackedRecord>,
     /// The exported graph.
     pub export: ExportReport,
-    /// The verdict.
+    /// The verdict on the graph.
     pub verdict: Verdict,
+    /// The verdict on the engine itself; absent where the building host has no GPU that runs it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine_verdict: Option<Verdict>,
     /// Tools and their versions.
     pub tools: Map<String, Value>,
     /// Name of the building host.

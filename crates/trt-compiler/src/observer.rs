@@ -21,6 +21,8 @@ pub enum Step {
     Gate,
     /// The engine is built.
     Engine,
+    /// The engine runs on this host's GPU, and what it gave is compared with the reference.
+    Gpu,
     /// The version is published.
     Publish,
 }
@@ -35,6 +37,7 @@ impl fmt::Display for Step {
             Self::Check => "check",
             Self::Gate => "gate",
             Self::Engine => "engine",
+            Self::Gpu => "gpu",
             Self::Publish => "publish",
         })
     }

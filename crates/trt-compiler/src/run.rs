@@ -81,6 +81,7 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
         record
     });
     run.step(Step::Export, |run| run.write_graph(&staging, &mut plan, &mut files))?;
+    let library = host.libraries.as_ref().map(|libraries| libraries.core.clone());
     let wanted = match host.libraries {
         Some(libraries) => {
             let request = run.request(&staging, &plan, libraries);
@@ -88,7 +89,7 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
         }
         None => None,
     };
-    let evidence = match &plan.given {
+    let mut evidence = match &plan.given {
         Some(given) => run.check_given(&staging, &plan, given, &host.onnxruntime)?,
         None => Evidence { calibration, overflow, packed, ..run.check(&staging, &plan, &host.onnxruntime)? },
     };
@@ -96,6 +97,9 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
         Some(wanted) => Some(run.step(Step::Engine, |run| run.build_engine(&staging, &plan, wanted))?),
         None => None,
     };
+    if let (Some(library), Some((_, path))) = (&library, &engine) {
+        evidence.engine_verdict = run.judge_engine(&staging, &plan, library, path)?;
+    }
     interrupt.check()?;
     let published = run.step(Step::Publish, |run| run.publish(staging, &evidence, engine.as_ref()))?;
     let (engine, plan) = engine

@@ -286,7 +286,7 @@ fn set_targets(config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Resul
 #[cfg(feature = "tensorrt-enterprise")]
 fn set_targets(_config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Result<(), Failure> {
     let stage = "set the targets";
-    let gpus = native::gpus().map_err(|reason| Failure { stage, reason })?;
+    let gpus = native::gpus().map_err(|reason| Failure { stage, reason, os_error: None })?;
     let here = gpus.first().map(|gpu| gpu.sm).unwrap_or_default();
     match request.targets.iter().find(|target| target.sm() != here) {
         None => Ok(()),
@@ -294,7 +294,7 @@ fn set_targets(_config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Resu
             let reason = format!(
                 "it builds for the GPU of this host, SM {here}, not for SM {target}; give --target {here}"
             );
-            Err(Failure { stage, reason })
+            Err(Failure { stage, reason, os_error: None })
         }
     }
 }

@@ -73,6 +73,7 @@ impl Run<'_> {
             keep_fp32: job.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
             export: plan.export.clone(),
             verdict,
+            engine_verdict: None,
             tools: tools(runtime),
             host: host_name(),
         })

@@ -1,17 +1,22 @@
 //! The step that builds an engine, or takes over an equal one.
 
 use std::fs;
+use std::path::Path;
 
+use engine_runtime::EngineRecord;
 use model_store::{Digest, FileEntry, PayloadPath, Staging, human_size};
 use onnx_export::Precision;
 use serde_json::Value;
 
+use super::check::passed;
 use super::{GRAPH, Run, json_file, payload_path};
 use crate::engine::{
-    self, EngineError, EngineFacts, EngineOptions, EngineRequest, InputShape, Tf32, check_memory,
+    self, EngineError, EngineFacts, EngineOptions, EngineRequest, InputShape, JudgeRequest, Tf32,
+    check_memory,
 };
 use crate::error::CompileError;
 use crate::evidence::EngineDescription;
+use crate::gate::Verdict;
 use crate::job::Plan;
 use crate::native;
 use crate::observer::Step;
@@ -112,7 +117,9 @@ impl Run<'_> {
                 .iter()
                 .map(|file| (file.path.to_string(), Value::from(file.sha256.to_string())))
                 .collect(),
-            checked: "the graph, on ONNX Runtime; the plan itself runs on no CPU".to_owned(),
+            checked: "the graph, on ONNX Runtime; the plan runs on no CPU, and where there was a GPU evidence.json has \
+                      what it gave (`engine_verdict`)"
+                .to_owned(),
             facts,
         };
         staging.write(&payload_path(&format!("{folder}/engine.json"))?, &json_file(&description))?;
@@ -158,5 +165,44 @@ impl Run<'_> {
         let (digest, _) =
             fs::File::open(&place).and_then(|mut plan| Digest::of_reader(&mut plan)).map_err(io("read"))?;
         Ok((facts, digest))
+    }
+
+    /// The gate once more, with what the engine itself gives, where this host has a GPU that runs it. `None` elsewhere.
+    pub(super) fn judge_engine(
+        &mut self,
+        staging: &Staging,
+        plan: &Plan,
+        library: &Path,
+        engine: &PayloadPath,
+    ) -> Result<Option<Verdict>, CompileError> {
+        let job = self.job;
+        let folder = staging.path().join(engine.as_str());
+        let Some(folder) = folder.parent().filter(|_| plan.given.is_none()) else { return Ok(None) };
+        let record = EngineRecord::of_folder(folder)?;
+        let Ok(fit) = engine_runtime::fit(&record, Some(library), 0) else { return Ok(None) };
+        let request = JudgeRequest {
+            engine: folder.to_owned(),
+            model: staging.path().to_owned(),
+            library: library.to_owned(),
+            texts: job.texts.clone(),
+            wishes: job.thresholds,
+        };
+        self.step(Step::Gpu, |run| {
+            let verdict = engine::judge(&request, &job.build, run.interrupt)?;
+            if !verdict.passed() {
+                return Err(CompileError::Gate {
+                    agent: job.agent.to_string(),
+                    version: job.version.to_string(),
+                    precision: job.precision,
+                    verdict: Box::new(verdict),
+                    explanation: Some(Box::new(Err(format!(
+                        "the graph passed on ONNX Runtime, so it is what TensorRT made of it on {}",
+                        fit.gpu
+                    )))),
+                });
+            }
+            let summary = format!("{}, on {}", passed(&verdict), fit.gpu);
+            Ok((Some(verdict), summary))
+        })
     }
 }

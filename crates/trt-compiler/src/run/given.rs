@@ -131,6 +131,7 @@ impl Run<'_> {
             keep_fp32: Vec::new(),
             export: plan.export.clone(),
             verdict,
+            engine_verdict: None,
             tools: tools(runtime),
             host: host_name(),
         })
