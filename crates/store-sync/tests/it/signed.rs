@@ -101,14 +101,14 @@ fn what_was_tampered_with_is_refused_and_the_old_version_serves() {
     check("a signature that is cut off", SIGNATURE, cut, "v1");
     check("no signature", SIGNATURE, |_| Vec::new(), "v1");
     // What is written into a manifest is signed as well, though no file of the version says it.
-    let author = |bytes: Vec<u8>| {
+    let other = |bytes: Vec<u8>| {
         let text = String::from_utf8(bytes).unwrap();
-        text.replacen("\"metadata\": {}", "\"metadata\": {\"author\": \"nobody\"}", 1).into_bytes()
+        text.replacen("\"of\": \"v1\"", "\"of\": \"v9\"", 1).into_bytes()
     };
     let world = World::new();
     let here = world.host("here");
     publish(&here, "scout/v1", &[("a", b"one")]);
     let manifest = fs::read(here.root().join("scout/versions/v1/manifest.json")).unwrap();
-    assert_ne!(author(manifest.clone()), manifest, "the manifest has the words that are replaced");
-    check("other metadata", "agents/scout/versions/v1.json", author, "v1");
+    assert_ne!(other(manifest.clone()), manifest, "the manifest has the words that are replaced");
+    check("other metadata", "agents/scout/versions/v1.json", other, "v1");
 }
