@@ -1,8 +1,9 @@
 //! What `make gpu-check` asks of a host with a GPU beyond what the commands do: plans for the GPU at hand, stripped plans,
 //! recorded work, kept kernels, the loader. Prints Markdown; an error is an answer, too.
 //!
-//! `gpu-check probe` says which GPU there is, or why there is none. `gpu-check tries STORE VERSION…` tries everything on
-//! these versions of the agent `gpu-check`.
+//! `gpu-check probe` says which GPU there is, or why there is none. `gpu-check tries STORE SENTENCES VERSION…` tries
+//! everything on these versions of the agent `gpu-check`, with a file of sentences, one a line, to embed.
+//! `gpu-check gate STORE AGENT VERSION…` only builds for the GPU at hand, and judges.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -29,8 +30,13 @@ fn main() -> ExitCode {
     let mut out = io::stdout().lock();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["probe"] => return probe(&mut out),
-        ["tries", store, versions @ ..] => tries(&mut out, Path::new(store), versions),
-        _ => Err("usage: gpu-check probe | gpu-check tries STORE VERSION…".into()),
+        ["tries", store, sentences, versions @ ..] => {
+            tries(&mut out, Path::new(store), Path::new(sentences), versions)
+        }
+        ["gate", store, agent, versions @ ..] => gate(&mut out, Path::new(store), agent, versions),
+        _ => {
+            Err("usage: gpu-check probe | tries STORE SENTENCES VERSION… | gate STORE AGENT VERSION…".into())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,9 +70,29 @@ fn probe(out: &mut impl Write) -> ExitCode {
     }
 }
 
-fn tries(out: &mut impl Write, store: &Path, versions: &[&str]) -> Answer<()> {
+fn row(out: &mut impl Write, what: &str, answer: Answer<String>) -> io::Result<()> {
+    let text = answer.unwrap_or_else(|error| format!("**refused**: {}", with_causes(&*error)));
+    writeln!(out, "- {what}: {}", text.replace('\n', " "))
+}
+
+/// Where engines are built that are not published.
+fn scratch(store: &ModelStore) -> PathBuf {
+    store.root().join("gpu-check.tries")
+}
+
+fn gate(out: &mut impl Write, store: &Path, agent: &str, versions: &[&str]) -> Answer<()> {
     let store = ModelStore::open(store.to_owned())?;
-    let scratch = store.root().join("gpu-check.tries");
+    for name in versions {
+        let made = || made(&store.require_version(&agent.parse()?, &name.parse()?)?, &scratch(&store), &[]);
+        row(out, &format!("{agent} {name}, built for the GPU at hand"), made())?;
+    }
+    Ok(())
+}
+
+fn tries(out: &mut impl Write, store: &Path, sentences: &Path, versions: &[&str]) -> Answer<()> {
+    let store = ModelStore::open(store.to_owned())?;
+    let scratch = scratch(&store);
+    let sentences: Vec<String> = std::fs::read_to_string(sentences)?.lines().map(str::to_owned).collect();
     for name in versions {
         writeln!(out, "\n## {name}\n")?;
         let found = store.require_version(&"gpu-check".parse()?, &name.parse()?);
@@ -77,18 +103,22 @@ fn tries(out: &mut impl Write, store: &Path, versions: &[&str]) -> Answer<()> {
                 continue;
             }
         };
-        let mut row = |what: &str, answer: Answer<String>| {
-            let text = answer.unwrap_or_else(|error| format!("**refused**: {}", with_causes(&*error)));
-            writeln!(out, "- {what}: {}", text.replace('\n', " "))
-        };
-        row("as published", published(&version))?;
-        row("built for the GPU at hand, without a list of generations", made(&version, &scratch, &[]))?;
+        let mut row = |what: &str, answer: Answer<String>| row(out, what, answer);
+        let own = published(&version);
+        let native = made(&version, &scratch, &[]);
+        let one_loads = own.is_ok() || native.is_ok();
+        row("as published", own)?;
+        row("built for the GPU at hand, without a list of generations", native)?;
         row("stripped, then given its weights", made(&version, &scratch, &[PlanTrait::Stripped]))?;
+        if !one_loads {
+            writeln!(out, "- all else needs a plan that loads here")?;
+            continue;
+        }
         for graphs in [CudaGraphs::Off, CudaGraphs::Recorded, CudaGraphs::BuiltIn] {
             row(&format!("CUDA graphs {graphs:?}"), timed(&version, &scratch, graphs))?;
         }
         row("kernels compiled and kept, then taken from there", kept(&version, &scratch))?;
-        row("through model-loader", loaded(&version))?;
+        row("through model-loader", loaded(&version, &scratch, &sentences))?;
     }
     Ok(())
 }
@@ -134,7 +164,7 @@ fn judged(engine: &Engine, version: &Current) -> Answer<String> {
 
 fn place(version: &Current, scratch: &Path, traits: &[PlanTrait]) -> PathBuf {
     let kind = if traits.is_empty() { "native" } else { "stripped" };
-    scratch.join(format!("{}-{kind}", version.version()))
+    scratch.join(format!("{}-{}-{kind}", version.agent(), version.version()))
 }
 
 /// Builds the version's graph for the GPU at hand, describes it, and judges it.
@@ -203,20 +233,43 @@ fn kept(version: &Current, scratch: &Path) -> Answer<String> {
     Ok(said.join("; "))
 }
 
-fn loaded(version: &Current) -> Answer<String> {
+/// The sentences through the loader, which takes the engine from the version's own place: the one that runs here is put
+/// there, in a copy of links.
+fn loaded(version: &Current, scratch: &Path, sentences: &[String]) -> Answer<String> {
+    let engine = that_runs(version, scratch)?;
+    let own = folder(version)?;
+    let place = scratch.join(format!("{}-model", version.version()));
+    let beside = place.join(own.strip_prefix(version.path())?);
+    std::fs::create_dir_all(&beside)?;
+    for entry in std::fs::read_dir(version.path())? {
+        let path = entry?.path();
+        let link = place.join(path.file_name().unwrap_or_default());
+        if !link.exists() {
+            std::os::unix::fs::symlink(&path, link)?;
+        }
+    }
+    for name in ["model.engine", "engine.json"] {
+        std::fs::copy(engine.join(name), beside.join(name))?;
+    }
     let how = |backend, device| LoadOptions { backend, device, cpu_fallback: false };
-    let on_gpu = SentenceEmbedder::from_dir_with(version.path(), &how(Backend::TensorRt, Device::Cuda(0)))?;
+    let on_gpu = SentenceEmbedder::from_dir_with(&place, &how(Backend::TensorRt, Device::Cuda(0)))?;
     let on_cpu = SentenceEmbedder::from_dir_with(version.path(), &how(Backend::Cpu, Device::Cpu))?;
-    let texts = texts::built_in();
-    let start = Instant::now();
-    let found = on_gpu.embed(&texts)?;
-    let seconds = start.elapsed().as_secs_f64();
+    let timed = |embedder: &SentenceEmbedder| -> Answer<(Vec<Vec<f32>>, f64)> {
+        let start = Instant::now();
+        let found = embedder.embed(sentences)?;
+        Ok((found, start.elapsed().as_secs_f64()))
+    };
+    let (_, first) = timed(&on_gpu)?;
+    let (found, again) = timed(&on_gpu)?;
+    let (expected, cpu) = timed(&on_cpu)?;
     let cosine = |a: &[f32], b: &[f32]| {
         let dot =
             |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
     };
-    let expected = on_cpu.embed(&texts)?;
     let worst = found.iter().zip(&expected).map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
-    Ok(format!("{} texts in {seconds:.3} s, smallest cosine to the CPU's vectors {worst:.6}", texts.len()))
+    Ok(format!(
+        "{} sentences in {first:.3} s, again in {again:.3} s, on the CPU in {cpu:.3} s; smallest cosine to the CPU's vectors {worst:.6}",
+        sentences.len()
+    ))
 }

@@ -56,7 +56,9 @@ fn gpu_for<'a>(record: &EngineRecord, gpus: &'a [Gpu], device: usize) -> Result<
         let targets: Vec<String> = record.targets.iter().map(ToString::to_string).collect();
         let next = match gpu.sm.to_string().parse::<target::Target>() {
             Ok(target) => format!("build-engine --agent AGENT --target {target} builds one"),
-            Err(why) => format!("{why}; the version serves on the CPU, through its weights or model.onnx"),
+            Err(why) => format!(
+                "{why}; without an engine the version serves on this GPU through model-loader's feature `cuda`, and on the CPU"
+            ),
         };
         let (gpu, sm) = (gpu.to_string(), gpu.sm);
         return Err(RuntimeError::Generation { gpu, sm, targets: targets.join(", "), next });

@@ -184,13 +184,16 @@ pub(crate) fn groups(lengths: &[usize], workers: usize) -> Vec<Vec<usize>> {
     groups
 }
 
-/// Padded tokens of a rectangle: what keeps a layer's buffers near the cache and its products large.
-const RECTANGLE_TOKENS: usize = 1024;
+/// Padded tokens of a rectangle on the CPU: what keeps a layer's buffers near the cache and its products large.
+pub(crate) const CPU_TOKENS: usize = 1024;
 
-/// Groups texts of like length for what computes on padded rectangles: lists of indices whose rectangle is no larger than
-/// is good for one run (or is one text), every index in one of them, longest texts first, so that the largest buffers come
-/// first.
-pub(crate) fn rectangles(lengths: &[usize]) -> Vec<Vec<usize>> {
+/// Padded tokens of a rectangle on a GPU: enough to keep it busy, and no more, since larger ones hold more padding and the
+/// host copies them. Of 1, 4, 16 and 64 thousand this was the fastest on an H100 (docs/gpu.md).
+pub(crate) const GPU_TOKENS: usize = 4096;
+
+/// Groups texts of like length for what computes on padded rectangles: lists of indices whose rectangle has no more than so
+/// many tokens (or is one text), every index in one of them, longest texts first, so that the largest buffers come first.
+pub(crate) fn rectangles(lengths: &[usize], tokens: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<_> = (0..lengths.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(lengths[*index]));
     let mut groups: Vec<Vec<usize>> = Vec::new();
@@ -203,7 +206,7 @@ pub(crate) fn rectangles(lengths: &[usize]) -> Vec<Vec<usize>> {
             }
             _ => {
                 groups.push(vec![index]);
-                room = (RECTANGLE_TOKENS / lengths[index].max(1)).saturating_sub(1);
+                room = (tokens / lengths[index].max(1)).saturating_sub(1);
             }
         }
     }

@@ -191,7 +191,9 @@ fn misfit(gpu: &Gpu, record: &EngineRecord, version: &Current) -> (String, Strin
     let reason = format!("{gpu} is SM {}, and the engine is for SM {}", gpu.sm, targets.join(", "));
     let next = match gpu.sm.to_string().parse::<crate::target::Target>() {
         Ok(target) => format!("build-engine --agent {} --target {target}", version.agent()),
-        Err(why) => format!("{why}; the version serves on the CPU, through model.onnx"),
+        Err(why) => format!(
+            "{why}; without an engine the version serves on this GPU through model-loader's feature `cuda`, and on the CPU"
+        ),
     };
     (reason, next)
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::batch::{groups, rectangles};
+use crate::batch::{CPU_TOKENS, GPU_TOKENS, groups, rectangles};
 use crate::ragged::{Ragged, Rows};
 use crate::weights::Weights;
 use crate::{Backend, LoadError, LoadOptions, ModelConfig, TokenBatch, Tokens};
@@ -159,8 +159,10 @@ impl Encoder {
                         .collect::<Result<_, LoadError>>()?,
                 }
             }
-            Runner::Candle(_) => {
-                rectangles(&lengths).iter().map(|group| run(group, 1)).collect::<Result<_, LoadError>>()?
+            Runner::Candle(model) => {
+                let tokens = if on_candle::device(model).is_cpu() { CPU_TOKENS } else { GPU_TOKENS };
+                let groups = rectangles(&lengths, tokens);
+                groups.iter().map(|group| run(group, 1)).collect::<Result<_, LoadError>>()?
             }
         };
         let mut sorted: Vec<Option<T>> = texts.iter().map(|_| None).collect();

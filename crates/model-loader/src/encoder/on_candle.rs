@@ -162,7 +162,8 @@ pub(crate) fn forward(model: &Model<Candle>, texts: &[&Rows]) -> Result<Ragged> 
     Ok(Ragged { width: model.width, starts, values })
 }
 
-fn device(model: &Model<Candle>) -> Device {
+/// Where the model's tensors are.
+pub(crate) fn device(model: &Model<Candle>) -> Device {
     model.layers.first().map_or(Device::Cpu, |layer| layer.qkv.weight.device().clone())
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::{OnnxRuntime, OnnxSession, Places, SessionError};
-use crate::batch::rectangles;
+use crate::batch::{CPU_TOKENS, rectangles};
 use crate::graph::{Graph, Runs};
 use crate::{Backend, LoadError, Output, TokenBatch, files};
 
@@ -38,7 +38,7 @@ impl Runs for InOnnxRuntime {
     }
 
     fn groups(&self, lengths: &[usize]) -> Vec<Vec<usize>> {
-        rectangles(lengths)
+        rectangles(lengths, CPU_TOKENS)
     }
 }
 

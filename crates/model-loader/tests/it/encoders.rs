@@ -14,7 +14,7 @@ use crate::support::{check_error, copy_of, data, each_batching, edit_json, max_a
 const MAX_ABS: f32 = 1e-4;
 
 /// The folders of `tests/data/encoders` that this crate runs.
-const FAMILIES: &[&str] = &[
+pub(crate) const FAMILIES: &[&str] = &[
     "albert",
     "bert",
     "camembert",

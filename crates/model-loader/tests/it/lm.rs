@@ -16,7 +16,18 @@ use tempfile::TempDir;
 use crate::support::{check_error, data, edit_json, output};
 
 /// What float32 sums in another order may differ by; the logits are about 10.
-const MAX_ABS: f32 = 1e-3;
+pub(crate) const MAX_ABS: f32 = 1e-3;
+
+/// The folders of fixtures in safetensors.
+pub(crate) const FAMILIES: &[&str] = &[
+    "lm-llama",
+    "lm-llama-linear",
+    "lm-llama-tied",
+    "lm-mistral",
+    "lm-qwen2",
+    "lm-qwen2-window",
+    "lm-qwen3",
+];
 
 /// What transformers gave for a prompt.
 #[derive(Deserialize)]
@@ -78,15 +89,7 @@ pub(crate) fn check_parity(row: &str, lm: &CausalLm, fixture: &str, max_abs: f32
 
 #[test]
 fn every_family_computes_what_transformers_computes() {
-    for folder in [
-        "lm-llama",
-        "lm-llama-linear",
-        "lm-llama-tied",
-        "lm-mistral",
-        "lm-qwen2",
-        "lm-qwen2-window",
-        "lm-qwen3",
-    ] {
+    for folder in FAMILIES {
         check_parity(folder, &load(folder), folder, MAX_ABS);
     }
     let long = expected("lm-mistral").pop().unwrap();

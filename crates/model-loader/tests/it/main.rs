@@ -7,6 +7,8 @@ mod broken;
 mod chat;
 mod encoders;
 mod examples;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod heads;
 #[cfg(feature = "hub")]
 mod hub;
