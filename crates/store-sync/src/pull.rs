@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use model_store::{
     Activation, AgentName, Current, Digest, FileEntry, FinalizeOptions, Incoming, MAX_BUNDLE_BYTES, Manifest,
-    ModelStore, MoveOptions, NewSignature, SignatureState, Staging, VersionName,
+    ModelStore, MoveOptions, NewSignature, SignaturePolicy, SignatureState, Staging, VersionName,
 };
 use serde::Serialize;
 
@@ -54,6 +54,9 @@ pub struct Pulled {
     pub shared_bytes: u64,
     /// The part that came over the network in this run.
     pub received_bytes: u64,
+    /// What the store's policy has to say of it, where that lets a version in and warns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caution: Option<String>,
 }
 
 impl Remote {
@@ -131,9 +134,23 @@ impl Remote {
                 manifest_json: &json,
             },
         )?;
+        let here = store.get_version(agent, version)?;
+        if let Some(here) = here.as_ref().filter(|here| here.checksum() != manifest.checksum) {
+            return Err(SyncError::Different {
+                agent: agent.clone(),
+                version: version.clone(),
+                remote: self.address().to_string(),
+                what: format!("its checksum is {}, here it is {}", manifest.checksum, here.checksum()),
+            });
+        }
         let policy = store.signature_policy()?;
         let state = policy.judge(agent, version, &json, signature.as_deref());
-        if let Some(caution) = policy.admit(agent, version, &state)? {
+        let caution = match &here {
+            // Signed by a key that is trusted: the remote's signature says nothing about it that is not known.
+            Some(here) if is_signed(here, &policy)? => None,
+            _ => policy.admit(agent, version, &state)?,
+        };
+        if let Some(caution) = &caution {
             tracing::warn!(%agent, %version, "{caution}");
         }
         let mut pulled = Pulled {
@@ -147,38 +164,30 @@ impl Remote {
             bytes: manifest.size_bytes(),
             shared_bytes: 0,
             received_bytes: 0,
+            caution,
         };
         let reason = options.reason.clone().unwrap_or_else(|| match pointer {
             Some(pointer) => format!("{} (serial {}, {})", self.address(), pointer.serial, pointer.who),
             None => self.address().to_string(),
         });
-        match store.get_version(agent, version)? {
-            Some(here) if here.checksum() != manifest.checksum => {
-                return Err(SyncError::Different {
-                    agent: agent.clone(),
-                    version: version.clone(),
-                    remote: self.address().to_string(),
-                    what: format!("its checksum is {}, here it is {}", manifest.checksum, here.checksum()),
-                });
-            }
-            Some(here) => adopt_signature(&store, &here, signature.as_deref(), &state)?,
-            None => {
-                let staging = store.stage_new(agent, version).map_err(SyncError::of_store)?;
-                let activation = Activation::Keep;
-                let came = self.fill(&staging, &manifest)?;
-                let options = FinalizeOptions {
-                    activation,
-                    actor: None,
-                    reason: Some(reason.clone()),
-                    signature: signature.map_or(NewSignature::None, NewSignature::Take),
-                    ..FinalizeOptions::default()
-                };
-                staging.finalize_as(&json, options).map_err(SyncError::of_store)?;
-                came.incoming.keep_only(&HashSet::new())?;
-                pulled.new = true;
-                pulled.shared_bytes = came.shared_bytes;
-                pulled.received_bytes = came.received_bytes;
-            }
+        if let Some(here) = here {
+            adopt_signature(&store, &here, signature.as_deref(), &state)?;
+        } else {
+            let staging = store.stage_new(agent, version).map_err(SyncError::of_store)?;
+            let activation = Activation::Keep;
+            let came = self.fill(&staging, &manifest)?;
+            let options = FinalizeOptions {
+                activation,
+                actor: None,
+                reason: Some(reason.clone()),
+                signature: signature.map_or(NewSignature::None, NewSignature::Take),
+                ..FinalizeOptions::default()
+            };
+            staging.finalize_as(&json, options).map_err(SyncError::of_store)?;
+            came.incoming.keep_only(&HashSet::new())?;
+            pulled.new = true;
+            pulled.shared_bytes = came.shared_bytes;
+            pulled.received_bytes = came.received_bytes;
         }
         if !options.stage_only && pulled.previous.as_ref() != Some(version) {
             let options = MoveOptions { actor: None, reason: Some(reason) };
@@ -284,6 +293,10 @@ struct Came {
     incoming: Incoming,
     shared_bytes: u64,
     received_bytes: u64,
+}
+
+fn is_signed(here: &Current, policy: &SignaturePolicy) -> Result<bool, SyncError> {
+    Ok(matches!(here.signature_state(policy.trusted())?, SignatureState::Signed { .. }))
 }
 
 /// A version that is here already gets the signature that was made since, unless it has one that counts and the new one

@@ -59,6 +59,7 @@ pub(crate) fn run(global: &Global, args: &Args) -> anyhow::Result<u8> {
                 if !global.json {
                     meter.clear_for(|| print(&pulled))?;
                 }
+                meter.clear_for(|| warn(&pulled));
                 all.push(pulled);
             }
             // Of many, one that may not come must not keep the others.
@@ -115,6 +116,13 @@ pub(crate) fn in_words(pulled: &Pulled) -> String {
         (false, _) => format!("{agent}/{version} was here already"),
     };
     format!("{what}{serial}{bytes}")
+}
+
+/// Says what a policy has to say of a version that it let in.
+pub(crate) fn warn(pulled: &Pulled) {
+    if let Some(caution) = &pulled.caution {
+        out::warning(human::harmless(caution));
+    }
 }
 
 fn print(pulled: &Pulled) -> anyhow::Result<()> {

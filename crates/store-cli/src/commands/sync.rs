@@ -203,6 +203,7 @@ impl Follower<'_> {
         match what {
             What::Step(Step::Followed(pulled)) => {
                 writeln!(out, "{at}  {}   {seconds:.1} s", pull::in_words(pulled))?;
+                pull::warn(pulled);
             }
             What::Step(Step::InStep { serial }) => {
                 writeln!(out, "{at}  {agent} is in step   serial {serial}")?;

@@ -73,6 +73,27 @@ fn a_version_that_is_here_gets_the_signature_that_was_made_since() {
     push(&remote, &here, "scout/v1").unwrap();
     pull(&remote, &there, "scout").unwrap();
     assert_eq!(there.signature(&scout, &v1).unwrap(), good);
+
+    // Nor does it make a policy that refuses keep back what is here and signed.
+    there.set_signature_policy(&refusing(&key)).unwrap();
+    let pulled = pull(&remote, &there, "scout").unwrap();
+    assert!(!pulled.new && pulled.caution.is_none(), "{pulled:?}");
+}
+
+#[test]
+fn a_policy_that_warns_says_so_of_what_it_lets_in() {
+    let world = World::new();
+    let (here, there) = (world.host("here"), world.host("there"));
+    let remote = world.remote();
+    publish(&here, "scout/v1", &[("a", b"one")]);
+    push(&remote, &here, "scout/v1").unwrap();
+    there.set_signature_policy(&SignaturePolicy::new(Unsigned::Warn)).unwrap();
+    for new in [true, false] {
+        let pulled = pull(&remote, &there, "scout").unwrap();
+        assert_eq!(pulled.new, new);
+        let caution = pulled.caution.unwrap();
+        assert!(caution.contains("scout/v1 is not signed") && caution.contains("--key"), "{caution}");
+    }
 }
 
 #[test]
