@@ -62,6 +62,31 @@ fn a_version_goes_from_host_to_host() {
 }
 
 #[test]
+fn a_policy_that_warns_is_heard_when_a_version_comes() {
+    let desk = desk();
+    desk.run(&["push", "scout", "--remote", "bucket"]).ok();
+    elsewhere(&desk, &["policy", "set", "warn"]).ok();
+    let heard = |run: &Run| {
+        assert!(
+            run.stderr.contains("warning") && run.stderr.contains("scout/v1 is not signed"),
+            "{}",
+            run.stderr
+        );
+    };
+    let pulled = elsewhere(&desk, &["pull", "scout"]).ended(0);
+    assert!(pulled.stdout.contains("scout → v1"), "{}", pulled.stdout);
+    heard(&pulled);
+    let pulled = elsewhere(&desk, &["pull", "scout", "--json"]).ended(0);
+    heard(&pulled);
+    let pulled: serde_json::Value = serde_json::from_str(&pulled.stdout).unwrap();
+    assert!(pulled[0]["caution"].as_str().unwrap().contains("is not signed"), "{pulled}");
+    desk.publish("scout", "v2");
+    desk.run(&["push", "scout", "--remote", "bucket"]).ok();
+    let followed = elsewhere(&desk, &["sync", "--all"]).ended(0);
+    assert!(followed.stderr.contains("scout/v2 is not signed"), "{}", followed.stderr);
+}
+
+#[test]
 fn mistakes_have_their_codes() {
     let desk = desk();
     let rows: [(&[&str], i32, &str); 9] = [
