@@ -7,7 +7,7 @@ export HUB_PYTHON ?= $(CURDIR)/target/hub-python/bin/python
 export SIGNING_PYTHON ?= $(CURDIR)/target/signing-python/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools test-tools s3-server cluster-test gpu-check hub-python signing-python real-sizes torture runtimes models fuzz cuda-check bench bench-peers clean-demo
+.PHONY: help demo test ci lint doc setup build-tools test-tools s3-server cluster-test azure-test gpu-check hub-python signing-python real-sizes torture runtimes models fuzz cuda-check bench bench-peers clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -27,7 +27,10 @@ test: setup test-tools s3-server hub-python signing-python models lint ## all se
 torture: build-tools test-tools ## every crash point, error, power cut, and an hour of crowd (CROWD_SECONDS=3600); as root, for the mounts
 	TORTURE=full CROWD_SECONDS=$${CROWD_SECONDS:-3600} cargo test -p model-store --test it torture:: -- --nocapture --test-threads=1
 
-gpu-check: ## engines built, judged and measured on this host's GPU; writes docs/gpu.md
+azure-test: ## push, pull, sync and remote against Azurite, Microsoft's emulator, from npm
+	@scripts/azure-test
+
+gpu-check: ## engines built, judged and measured on this host's GPU; writes docs/gpu/smNN.md
 	@scripts/gpu-check
 
 lint: build-tools
@@ -80,7 +83,8 @@ models: ## all-MiniLM-L6-v2 into .models/, the real model that tests run on
 cuda-check: build-tools ## compile model-loader for CUDA, kernels and all, with a compiler from the Python package index; no GPU
 	@scripts/cuda-check
 
-bench: runtimes models bench-peers s3-server ## every benchmark in release mode: lines on stdout, JSON and plots in target/bench/
+bench: runtimes models bench-peers ## every benchmark in release mode: lines on stdout, JSON and plots in target/bench/
+	@S3_SERVER_OPT=3 scripts/s3-server
 	cargo build --release -p store-cli
 	cargo run --release -p store-bench
 
