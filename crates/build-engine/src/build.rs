@@ -154,7 +154,7 @@ pub(crate) fn job(
         source,
         precision,
         keep_fp32: args.keep_fp32.clone(),
-        weights: if args.materialise { WeightForm::Materialised } else { WeightForm::Stored },
+        weights: weights(args),
         overflow: if args.no_auto_fp32 { Overflow::LetBe } else { Overflow::KeepInFp32 },
         kv_cache: kv_cache(args),
         calibration,
@@ -191,6 +191,11 @@ pub(crate) fn precision(args: &BuildArgs, source: &ModelSource) -> Result<Precis
         }
         _ => Ok(args.precision()),
     }
+}
+
+/// In which type the weights are to lie.
+pub(crate) fn weights(args: &BuildArgs) -> WeightForm {
+    if args.materialise { WeightForm::Materialised } else { WeightForm::Stored }
 }
 
 /// Whether a language model's engine shall have a cache.

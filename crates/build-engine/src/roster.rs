@@ -191,6 +191,7 @@ fn task(
         precision,
         profile: args.profile.first().copied(),
         keep_fp32: args.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+        weights: build::weights(args),
         kv_cache: build::kv_cache(args),
         calibration,
         engine,

@@ -104,8 +104,14 @@ impl Address {
         VersionName::try_from(&digest[..16]).ok()
     }
 
-    /// Connects; nothing is asked of the server yet.
-    pub(crate) fn connect(&self, retry: Duration) -> Result<Arc<dyn ObjectStore>, SyncError> {
+    /// Connects; nothing is asked of the server yet. A failing request is made again for so long as `retry`. With `stall`
+    /// one also fails on which nothing comes for so long, be it the answer's first byte: that is for reading, since nothing
+    /// comes while a large body is sent.
+    pub(crate) fn connect(
+        &self,
+        retry: Duration,
+        stall: Option<Duration>,
+    ) -> Result<Arc<dyn ObjectStore>, SyncError> {
         let failed = |e: object_store::Error| SyncError::Address {
             url: self.to_string(),
             what: scrub(&model_store::with_causes(&e)),
@@ -122,7 +128,8 @@ impl Address {
             max_retries: 20,
             retry_timeout: retry,
         };
-        let timeout = format!("{}s", REQUEST_TIMEOUT.as_secs());
+        let mut timeouts = vec![(ClientConfigKey::Timeout, in_words(REQUEST_TIMEOUT))];
+        timeouts.extend(stall.map(|stall| (ClientConfigKey::ReadTimeout, in_words(stall))));
         crate::tls::choose();
         let store: Box<dyn ObjectStore> = match &self.kind {
             Kind::Folder(folder) => {
@@ -131,10 +138,10 @@ impl Address {
                 ));
             }
             Kind::S3 => {
-                let mut builder = AmazonS3Builder::from_env()
-                    .with_url(url)
-                    .with_retry(retry)
-                    .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), timeout);
+                let mut builder = AmazonS3Builder::from_env().with_url(url).with_retry(retry);
+                for (key, time) in timeouts {
+                    builder = builder.with_config(AmazonS3ConfigKey::Client(key), time);
+                }
                 if let Some(keys) = credentials::of_aws_file()? {
                     builder = keys
                         .into_iter()
@@ -142,25 +149,26 @@ impl Address {
                 }
                 Box::new(builder.build().map_err(failed)?)
             }
-            Kind::Google => Box::new(
-                GoogleCloudStorageBuilder::from_env()
-                    .with_url(url)
-                    .with_retry(retry)
-                    .with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), timeout)
-                    .build()
-                    .map_err(failed)?,
-            ),
-            Kind::Azure => Box::new(
-                MicrosoftAzureBuilder::from_env()
-                    .with_url(url)
-                    .with_retry(retry)
-                    .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), timeout)
-                    .build()
-                    .map_err(failed)?,
-            ),
+            Kind::Google => {
+                let mut builder = GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retry);
+                for (key, time) in timeouts {
+                    builder = builder.with_config(GoogleConfigKey::Client(key), time);
+                }
+                Box::new(builder.build().map_err(failed)?)
+            }
+            Kind::Azure => {
+                let mut builder = MicrosoftAzureBuilder::from_env().with_url(url).with_retry(retry);
+                for (key, time) in timeouts {
+                    builder = builder.with_config(AzureConfigKey::Client(key), time);
+                }
+                Box::new(builder.build().map_err(failed)?)
+            }
             Kind::Http => {
                 let base = &self.url[..url::Position::BeforePath];
-                let options = ClientOptions::new().with_timeout(REQUEST_TIMEOUT).with_allow_http(true);
+                let mut options = ClientOptions::new().with_allow_http(true);
+                for (key, time) in timeouts {
+                    options = options.with_config(key, time);
+                }
                 let builder =
                     HttpBuilder::new().with_url(base).with_retry(retry).with_client_options(options);
                 Box::new(builder.build().map_err(failed)?)
@@ -174,6 +182,11 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.url.as_str())
     }
+}
+
+/// A time as the clients' options have it.
+fn in_words(time: Duration) -> String {
+    format!("{}ms", time.as_millis())
 }
 
 #[cfg(test)]

@@ -94,13 +94,8 @@ impl Remote {
         while file.have() < file.size() {
             while asked.0.len() < at_a_time && next < file.size() {
                 let end = next.saturating_add(self.options.range_bytes).min(file.size());
-                let range = range_of(
-                    self.object_store().clone(),
-                    path.clone(),
-                    next..end,
-                    file.size(),
-                    self.options.stall,
-                );
+                let range =
+                    range_of(self.reader().clone(), path.clone(), next..end, file.size(), self.options.stall);
                 asked.0.push_back(self.runtime().spawn(range));
                 next = end;
             }

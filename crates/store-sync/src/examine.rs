@@ -171,8 +171,7 @@ impl Remote {
         let (mut since, mut pause) = (Instant::now(), FIRST_PAUSE);
         while at < size {
             let end = at.saturating_add(self.options.range_bytes).min(size);
-            let range =
-                range_of(self.object_store().clone(), path.clone(), at..end, size, self.options.stall);
+            let range = range_of(self.reader().clone(), path.clone(), at..end, size, self.options.stall);
             match self.wait(range)? {
                 Ok(bytes) => {
                     hasher.update(&bytes);

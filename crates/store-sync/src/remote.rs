@@ -69,7 +69,10 @@ impl Default for Options {
 pub struct Remote {
     address: Address,
     id: VersionName,
+    /// For writing.
     store: Arc<dyn ObjectStore>,
+    /// For reading: gives a request up on which nothing comes.
+    reader: Arc<dyn ObjectStore>,
     runtime: Runtime,
     pub(crate) options: Options,
     observer: Arc<dyn Observer>,
@@ -90,11 +93,11 @@ impl Remote {
             .enable_all()
             .build()
             .map_err(|e| SyncError::Address { url: address.to_string(), what: e.to_string() })?;
-        let store = {
+        let (store, reader) = {
             let _in_runtime = runtime.enter();
-            address.connect(options.retry)?
+            (address.connect(options.retry, None)?, address.connect(options.retry, Some(options.stall))?)
         };
-        Ok(Self { address, id, store, runtime, options, observer: Arc::new(Unobserved) })
+        Ok(Self { address, id, store, reader, runtime, options, observer: Arc::new(Unobserved) })
     }
 
     /// Who is told of long work, and may stop it.
@@ -129,8 +132,14 @@ impl Remote {
         &self.observer
     }
 
+    /// The object store, for writing.
     pub(crate) fn object_store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
+    }
+
+    /// The object store, for reading.
+    pub(crate) fn reader(&self) -> &Arc<dyn ObjectStore> {
+        &self.reader
     }
 
     pub(crate) fn runtime(&self) -> &Runtime {
@@ -195,7 +204,7 @@ impl Remote {
     pub(crate) fn read(&self, path: &Path, limit_bytes: u64) -> Result<Option<Object>, SyncError> {
         let stall = self.options.stall;
         let read = async {
-            let got = match self.store.get(path).await {
+            let got = match self.reader.get(path).await {
                 Ok(got) => got,
                 Err(Error::NotFound { .. }) => return Ok(None),
                 Err(e) => return Err(self.failed("read", path, said(&e))),
@@ -281,7 +290,7 @@ impl Remote {
     }
 
     async fn head_later(&self, path: &Path) -> Result<Option<ObjectMeta>, SyncError> {
-        match self.store.head(path).await {
+        match self.reader.head(path).await {
             Ok(meta) => Ok(Some(meta)),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(e) => Err(self.failed("look at", path, said(&e))),
@@ -296,14 +305,14 @@ impl Remote {
 
     /// Every object below a path.
     pub(crate) fn list(&self, prefix: &Path) -> Result<Vec<ObjectMeta>, SyncError> {
-        self.wait(self.store.list(Some(prefix)).try_collect())?
+        self.wait(self.reader.list(Some(prefix)).try_collect())?
             .map_err(|e| self.failed("list", prefix, said(&e)))
     }
 
     /// The last components of what lies directly below a path.
     pub(crate) fn list_dirs(&self, prefix: &Path) -> Result<Vec<String>, SyncError> {
         let listed = self
-            .wait(self.store.list_with_delimiter(Some(prefix)))?
+            .wait(self.reader.list_with_delimiter(Some(prefix)))?
             .map_err(|e| self.failed("list", prefix, said(&e)))?;
         let names = listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned));
         let mut names: Vec<_> = names.collect();

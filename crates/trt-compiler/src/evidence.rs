@@ -115,6 +115,9 @@ pub struct Evidence {
     pub bf16: Option<onnx_export::Bf16>,
     /// Modules that compute in fp32 whatever the precision.
     pub keep_fp32: Vec<String>,
+    /// Whether weights were to lie in the graph's precision, in a file of their own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub materialised: bool,
     /// How the ranges of 8-bit products were found; absent for other precisions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationRecord>,
@@ -176,7 +179,8 @@ pub(crate) fn metadata(evidence: &Evidence, engine: Option<&EngineDescription>) 
     ];
     // Only where there is something to say: versions are compared by what their metadata has.
     let graph = evidence.graph.as_ref().map(|graph| ("graph", json!({ "given": graph.file })));
-    entries.into_iter().chain(graph).map(|(key, value)| (key.to_owned(), value)).collect()
+    let materialised = evidence.materialised.then(|| ("materialised", json!(true)));
+    entries.into_iter().chain(graph).chain(materialised).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// What the model does, as the Hub calls it.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::calibrate::Method;
 use crate::evidence::Provenance;
-use crate::job::KvCache;
+use crate::job::{KvCache, WeightForm};
 use crate::profile::Profile;
 use crate::target::Target;
 
@@ -21,6 +21,8 @@ pub struct Wish {
     pub profile: Option<Profile>,
     /// Modules that would compute in fp32, by pattern.
     pub keep_fp32: Vec<String>,
+    /// In which type the weights would lie that the graph points at.
+    pub weights: WeightForm,
     /// Whether a language model's engine would have a cache.
     pub kv_cache: KvCache,
     /// SHA-256 of the calibration texts and how ranges would be found, for 8 bits.
@@ -76,6 +78,11 @@ pub fn staleness(store: &ModelStore, current: Option<&Current>, wish: &Wish) -> 
         .or_else(|| {
             let kept = metadata.get("keep_fp32").cloned().unwrap_or_else(|| json!([]));
             (kept != json!(wish.keep_fp32)).then(|| "other modules in fp32".to_owned())
+        })
+        .or_else(|| {
+            let was = metadata.get("materialised") == Some(&Value::Bool(true));
+            let word = |it: bool| if it { "materialised" } else { "stored" };
+            change("weights", word(was), word(wish.weights == WeightForm::Materialised))
         })
         .or_else(|| {
             // fp16 only looks for overflow on them.
@@ -155,6 +162,7 @@ mod tests {
             precision,
             profile: None,
             keep_fp32: Vec::new(),
+            weights: WeightForm::Stored,
             kv_cache: KvCache::With,
             calibration: None,
             engine: Some(wanted.clone()),
@@ -219,6 +227,17 @@ mod tests {
                 own.clone(),
                 Precision::Fp16,
                 Some("cache no → yes"),
+            ),
+            (
+                "v11b",
+                {
+                    let mut built = built.clone();
+                    built["materialised"] = json!(true);
+                    built
+                },
+                own.clone(),
+                Precision::Fp16,
+                Some("weights materialised → stored"),
             ),
             ("v12", json!({}), own.clone(), Precision::Fp16, Some("not checked by this command")),
         ];

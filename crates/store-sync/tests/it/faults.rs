@@ -58,18 +58,24 @@ impl Scene {
 
 #[test]
 fn what_passes_is_got_over() {
-    // The fault, how often, and how many bytes come at least: what was there is not fetched again.
+    // The fault, how often, and whether every request meets it or only those for blobs.
     let rows = [
-        ("cut connections", Fault::Cut(30_000), 6),
-        ("cut at once", Fault::Cut(0), 3),
-        ("a storm of 503", Fault::Unavailable, 8),
-        ("silence", Fault::Silence, 2),
-        ("a bit that flips", Fault::Flip(1_000), 1),
-        ("short answers", Fault::Short(10), 3),
+        ("cut connections", Fault::Cut(30_000), 6, false),
+        ("cut at once", Fault::Cut(0), 3, false),
+        ("a storm of 503", Fault::Unavailable, 8, false),
+        ("silence", Fault::Silence, 2, false),
+        ("no answer for blobs", Fault::Mute, 2, false),
+        ("no answer at all", Fault::Mute, 2, true),
+        ("a bit that flips", Fault::Flip(1_000), 1, false),
+        ("short answers", Fault::Short(10), 3, false),
     ];
-    for (row, fault, times) in rows {
+    for (row, fault, times, is_everything) in rows {
         let Some(scene) = Scene::new() else { return };
-        scene.proxy.harm_blobs(fault, times);
+        if is_everything {
+            scene.proxy.harm_all(fault, times);
+        } else {
+            scene.proxy.harm_blobs(fault, times);
+        }
         let pulled = scene.run("there", Work::Pull("scout".to_owned()));
         scene.proxy.heal();
         pulled.answer(row);
@@ -83,6 +89,7 @@ fn what_does_not_pass_ends_clearly_and_goes_on_later() {
         ("cut connections", Fault::Cut(0), false, exit::REMOTE, "could not fetch"),
         ("a storm of 503", Fault::Unavailable, true, exit::REMOTE, "503"),
         ("silence", Fault::Silence, false, exit::REMOTE, "bytes came in"),
+        ("no answer at all", Fault::Mute, true, exit::REMOTE, "could not read"),
         ("a trickle", Fault::Trickle(50), false, exit::REMOTE, "bytes came in"),
         ("a bit that flips", Fault::Flip(1_000), false, exit::CORRUPT, "has digest"),
         ("a blob that is gone", Fault::Gone, false, exit::NOT_FOUND, "which its manifest names"),

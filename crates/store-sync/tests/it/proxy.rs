@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     Trickle(usize),
     /// Nothing comes after the head.
     Silence,
+    /// Nothing comes at all.
+    Mute,
     /// 503 in its place.
     Unavailable,
     /// 404 in its place.
@@ -157,8 +159,10 @@ impl State {
                     answer.head.replace(&format!("ength: {length}"), &format!("ength: {}", length - by));
             }
             Some(Fault::Trickle(bytes)) => slowly = Some(bytes),
-            Some(Fault::Silence) => {
-                client.write_all(answer.head.as_bytes())?;
+            Some(Fault::Silence | Fault::Mute) => {
+                if fault == Some(Fault::Silence) {
+                    client.write_all(answer.head.as_bytes())?;
+                }
                 while !self.ended.load(Ordering::Relaxed) && self.fault.lock().unwrap().is_some() {
                     std::thread::sleep(Duration::from_millis(20));
                 }

@@ -11,7 +11,7 @@ use crate::error::CompileError;
 use crate::evidence::Evidence;
 use crate::explain::{self, Explanation};
 use crate::gate::{Gate, Thresholds, Verdict};
-use crate::job::Plan;
+use crate::job::{Plan, WeightForm};
 use crate::observer::Step;
 use crate::session::OnnxRuntime;
 use crate::subject::{Subject, Words};
@@ -71,6 +71,7 @@ impl Run<'_> {
             overflow: None,
             packed: None,
             keep_fp32: job.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+            materialised: job.weights == WeightForm::Materialised,
             export: plan.export.clone(),
             verdict,
             engine_verdict: None,

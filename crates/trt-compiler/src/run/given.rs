@@ -129,6 +129,7 @@ impl Run<'_> {
             overflow: None,
             packed: None,
             keep_fp32: Vec::new(),
+            materialised: false,
             export: plan.export.clone(),
             verdict,
             engine_verdict: None,
