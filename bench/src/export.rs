@@ -55,5 +55,6 @@ pub(crate) fn measure(place: &Path) -> anyhow::Result<Measured> {
         |_| timed(|| run(Command::new(&ours).arg(EXPORT), &ours_bytes)),
         |_| timed(|| run(Command::new(&python).arg(&script), &peer_bytes)),
     )?;
-    Ok(Measured { ours_bytes: ours_bytes.into_inner(), peer_bytes: peer_bytes.into_inner(), ..measured })
+    let (ours_bytes, peer_bytes) = (ours_bytes.into_inner(), peer_bytes.into_inner());
+    Ok(Measured { bytes_of: "memory", ours_bytes, peer_bytes, ..measured })
 }

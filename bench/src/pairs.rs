@@ -15,7 +15,9 @@ pub(crate) struct Measured {
     /// Seconds.
     pub(crate) ours_s: Vec<f64>,
     pub(crate) peer_s: Vec<f64>,
-    /// The most memory that each process had, in bytes; empty where that is not what a row is about.
+    /// What the bytes below are of; empty where a row is about time alone.
+    pub(crate) bytes_of: &'static str,
+    /// The most memory that each process had, or what each moved over the network, run by run.
     pub(crate) ours_bytes: Vec<f64>,
     pub(crate) peer_bytes: Vec<f64>,
 }
@@ -47,16 +49,17 @@ impl Measured {
 
     pub(crate) fn line(&self, row: &Row) -> String {
         let (ours, peer) = (shown(median(&self.ours_s)), shown(median(&self.peer_s)));
-        let memory = self.memory().map(|(ours, peer)| {
+        let bytes = self.bytes().map(|(ours, peer)| {
             let mib = |bytes: f64| bytes / f64::from(1 << 20);
-            format!(" memory: ours={:.0}MiB peer={:.0}MiB ratio={:.1}", mib(ours), mib(peer), peer / ours)
+            let (what, ratio) = (self.bytes_of, peer / ours);
+            format!(" {what}: ours={:.0}MiB peer={:.0}MiB ratio={ratio:.1}", mib(ours), mib(peer))
         });
-        let memory = memory.unwrap_or_default();
-        format!("{} ours={ours} peer={peer} ratio={:.2}{memory}", row.name, self.ratio())
+        let bytes = bytes.unwrap_or_default();
+        format!("{} ours={ours} peer={peer} ratio={:.2}{bytes}", row.name, self.ratio())
     }
 
-    /// The medians of what both had in memory, where it was measured.
-    fn memory(&self) -> Option<(f64, f64)> {
+    /// The medians of both sides' bytes, where they were measured.
+    fn bytes(&self) -> Option<(f64, f64)> {
         (!self.ours_bytes.is_empty()).then(|| (median(&self.ours_bytes), median(&self.peer_bytes)))
     }
 
@@ -70,6 +73,7 @@ impl Measured {
             "ours_median_s": median(&self.ours_s),
             "peer_median_s": median(&self.peer_s),
             "ratio": self.ratio(),
+            "bytes_of": self.bytes_of,
             "ours_bytes": self.ours_bytes,
             "peer_bytes": self.peer_bytes,
             "at_least": row.at_least,

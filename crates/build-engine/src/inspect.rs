@@ -11,7 +11,7 @@ use trt_compiler::{Inspection, Interrupt, Runtimes};
 use crate::cli::EngineArgs;
 use crate::failure::Failure;
 use crate::preflight::chosen;
-use crate::show::{BAD, GOOD, QUIET, seconds};
+use crate::show::{BAD, GOOD, QUIET, peak_memory, seconds};
 
 /// The engines of one version, as `--json` prints them.
 #[derive(Debug, Serialize)]
@@ -77,7 +77,7 @@ fn facts(engine: &Inspection) -> Vec<String> {
                 it.flavour,
                 it.facts.version,
                 seconds(it.facts.build_seconds),
-                human_size(it.facts.peak_memory_bytes)
+                peak_memory(&it.facts)
             ),
         );
         if let Some(whose) = &it.reused_from {

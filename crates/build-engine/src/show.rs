@@ -9,6 +9,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use model_store::human_size;
+use trt_compiler::engine::EngineFacts;
 use trt_compiler::{Limits, Observer, Outcome, Plan, Provenance, Step};
 
 /// Green: a step that went well.
@@ -152,11 +153,9 @@ pub(crate) fn summary(outcome: &Outcome) -> String {
                 }),
             ),
             Step::Engine => outcome.engine.as_ref().map_or((String::new(), String::new()), |engine| {
-                let peak = human_size(engine.facts.peak_memory_bytes);
-                (
-                    human_size(engine.facts.plan_bytes),
-                    format!("tensorrt-rtx {}, peak memory {peak}", engine.facts.version),
-                )
+                let facts = &engine.facts;
+                let peak = peak_memory(facts);
+                (human_size(facts.plan_bytes), format!("tensorrt-rtx {}, peak memory {peak}", facts.version))
             }),
             Step::Publish => {
                 (human_size(outcome.published.bytes), outcome.published.path.display().to_string())
@@ -233,5 +232,14 @@ fn source(provenance: &Provenance) -> String {
         Provenance::Folder { path } => format!("folder {path}"),
         Provenance::Store { agent, version, .. } => format!("store: {agent}/{version}"),
         Provenance::Hub { model_id, commit, .. } => format!("hub: {model_id} at {commit}"),
+    }
+}
+
+/// The most memory that a build took, and what of that was not mapped files.
+pub(crate) fn peak_memory(facts: &EngineFacts) -> String {
+    let all = human_size(facts.peak_memory_bytes);
+    match facts.peak_private_bytes {
+        0 => all,
+        private => format!("{all}, {} without mapped files", human_size(private)),
     }
 }

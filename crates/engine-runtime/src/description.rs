@@ -80,8 +80,12 @@ pub struct EngineFacts {
     pub parse_seconds: f64,
     /// Seconds to build.
     pub build_seconds: f64,
-    /// Peak resident memory of the building process, in bytes.
+    /// Peak resident memory of the building process, in bytes: pages of mapped files included, which the kernel takes back
+    /// when it needs them.
     pub peak_memory_bytes: u64,
+    /// The peak of what is no file's, in bytes: what a host must have. It is sampled; 0 where nobody did.
+    #[serde(default)]
+    pub peak_private_bytes: u64,
     /// Warnings that TensorRT logged.
     #[serde(default)]
     pub warnings: Vec<String>,

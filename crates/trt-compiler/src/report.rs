@@ -177,6 +177,7 @@ fn engine_table(page: &mut Page, engine: &EngineDescription) {
                 format!("{:.1} s, after {:.1} s of parsing", facts.build_seconds, facts.parse_seconds),
             ),
             ("peak memory", human_size(facts.peak_memory_bytes)),
+            ("without mapped files", human_size(facts.peak_private_bytes)),
             ("checked", engine.checked.clone()),
             ("warnings", list(&facts.warnings)),
         ],

@@ -180,6 +180,11 @@ mod tests {
             *built.pointer_mut(path).unwrap() = value;
             built
         };
+        let with = |key: &str, value: Value| {
+            let mut built = built.clone();
+            built[key] = value;
+            built
+        };
         let from_store = json!({ "kind": "store", "agent": "analyst", "version": "v1", "checksum": "x" });
         let rows = [
             ("v1", built.clone(), hub("a"), Precision::Fp16, None),
@@ -219,22 +224,14 @@ mod tests {
             ),
             (
                 "v11a",
-                {
-                    let mut built = built.clone();
-                    built["task"] = json!("text-generation");
-                    built
-                },
+                with("task", json!("text-generation")),
                 own.clone(),
                 Precision::Fp16,
                 Some("cache no → yes"),
             ),
             (
                 "v11b",
-                {
-                    let mut built = built.clone();
-                    built["materialised"] = json!(true);
-                    built
-                },
+                with("materialised", json!(true)),
                 own.clone(),
                 Precision::Fp16,
                 Some("weights materialised → stored"),

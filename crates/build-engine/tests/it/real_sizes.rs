@@ -263,6 +263,7 @@ fn row(model: &Model, precision: &str, command_bytes: u64, outcome: &Value) -> V
     json!({
         "model": model.name, "precision": precision, "weight_bytes": model.weight_bytes(),
         "plan_bytes": outcome["engine"]["plan_bytes"], "builder_bytes": outcome["engine"]["peak_memory_bytes"],
+        "private_bytes": outcome["engine"]["peak_private_bytes"],
         "command_bytes": command_bytes, "cosine": outcome["evidence"]["verdict"]["comparison"]["cosine_min"],
         "steps": steps,
     })
@@ -270,9 +271,9 @@ fn row(model: &Model, precision: &str, command_bytes: u64, outcome: &Value) -> V
 
 fn table(rows: &[Value]) -> String {
     let mut lines = vec![
-        "| model | precision | weights as stored | in the engine's precision | plan | builder's peak | command's peak | export | check | engine | all |"
+        "| model | precision | weights as stored | in the engine's precision | plan | builder's peak | without mapped files | command's peak | export | check | engine | all |"
             .to_owned(),
-        "|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
+        "|---|---|---|---|---|---|---|---|---|---|---|---|".to_owned(),
     ];
     for row in rows {
         let bytes = |key: &str| row[key].as_u64().unwrap_or_default() as f64;
@@ -287,13 +288,14 @@ fn table(rows: &[Value]) -> String {
         let all: f64 =
             row["steps"].as_object().into_iter().flatten().filter_map(|(_, took)| took.as_f64()).sum();
         lines.push(format!(
-            "| {} | {} | {:.0} MB | {:.0} MB | {:.0} MB | {} | {} | {} | {} | {} | {all:.1} s |",
+            "| {} | {} | {:.0} MB | {:.0} MB | {:.0} MB | {} | {} | {} | {} | {} | {} | {all:.1} s |",
             row["model"].as_str().unwrap_or_default(),
             row["precision"].as_str().unwrap_or_default(),
             stored / 1e6,
             own / 1e6,
             bytes("plan_bytes") / 1e6,
             peak("builder_bytes"),
+            peak("private_bytes"),
             peak("command_bytes"),
             step("export"),
             step("check"),
