@@ -20,6 +20,8 @@ use crate::interrupt::{Interrupt, Interrupted};
 
 /// How often a wish to stop or a time-out is looked at.
 const TICK: Duration = Duration::from_millis(50);
+/// How often a child's memory is looked at: a serialised plan is there for longer, since it is written meanwhile.
+const GLANCE: Duration = Duration::from_millis(10);
 /// Lines of the child's standard error that an error repeats.
 const LAST_WORDS: usize = 8;
 
@@ -181,10 +183,10 @@ pub fn build(
     interrupt: &Interrupt,
     progress: impl FnMut(&str, i32, i32),
 ) -> Result<EngineFacts, EngineError> {
-    match converse(&WorkerRequest::Build(request.clone()), options, interrupt, progress)? {
-        (Answer::Built(facts), warnings) => Ok(EngineFacts { warnings, ..facts }),
-        _ => Err(out_of_turn(options)),
-    }
+    let heard = converse(&WorkerRequest::Build(request.clone()), options, interrupt, progress)?;
+    let Answer::Built(facts) = heard.answer else { return Err(out_of_turn(options)) };
+    let Heard { warnings, peak_private_bytes, .. } = heard;
+    Ok(EngineFacts { warnings, peak_private_bytes, ..facts })
 }
 
 /// Has TensorRT look at a plan, in a child process as [`build`] does: a plan that is damaged where no digest says so may
@@ -194,8 +196,8 @@ pub fn examine(
     options: &BuildOptions,
     interrupt: &Interrupt,
 ) -> Result<Examined, EngineError> {
-    match converse(&WorkerRequest::Examine(request.clone()), options, interrupt, |_, _, _| ())? {
-        (Answer::Examined(examined), _) => Ok(examined),
+    match converse(&WorkerRequest::Examine(request.clone()), options, interrupt, |_, _, _| ())?.answer {
+        Answer::Examined(examined) => Ok(examined),
         _ => Err(out_of_turn(options)),
     }
 }
@@ -207,8 +209,8 @@ pub fn judge(
     options: &BuildOptions,
     interrupt: &Interrupt,
 ) -> Result<Verdict, EngineError> {
-    match converse(&WorkerRequest::Judge(request.clone()), options, interrupt, |_, _, _| ())? {
-        (Answer::Judged(verdict), _) => Ok(*verdict),
+    match converse(&WorkerRequest::Judge(request.clone()), options, interrupt, |_, _, _| ())?.answer {
+        Answer::Judged(verdict) => Ok(*verdict),
         _ => Err(out_of_turn(options)),
     }
 }
@@ -220,18 +222,27 @@ enum Answer {
     Judged(Box<Verdict>),
 }
 
+/// A whole conversation.
+struct Heard {
+    answer: Answer,
+    /// What TensorRT warned of.
+    warnings: Vec<String>,
+    /// The most memory that the child had that was no file's, as far as it was seen.
+    peak_private_bytes: u64,
+}
+
 fn out_of_turn(options: &BuildOptions) -> EngineError {
     let source = std::io::Error::other("it answered what it was not asked");
     EngineError::Spawn { program: options.program.clone(), source }
 }
 
-/// Asks one thing of a child process; gives its answer and the warnings that TensorRT logged.
+/// Asks one thing of a child process.
 fn converse(
     request: &WorkerRequest,
     options: &BuildOptions,
     interrupt: &Interrupt,
     mut progress: impl FnMut(&str, i32, i32),
-) -> Result<(Answer, Vec<String>), EngineError> {
+) -> Result<Heard, EngineError> {
     let spawn = |source| EngineError::Spawn { program: options.program.clone(), source };
     let mut child = Command::new(&options.program)
         .arg(WORKER_ARGUMENT)
@@ -268,10 +279,13 @@ fn converse(
         if start.elapsed() > options.timeout { Err(EngineError::TimedOut(options.timeout)) } else { Ok(()) }
     };
     let (mut errors, mut warnings) = (Vec::new(), Vec::new());
-    let mut outcome = None;
+    let (mut outcome, mut peak_private_bytes) = (None, 0);
+    let process = child.0.id().to_string();
     loop {
         go_on()?;
-        match messages.recv_timeout(TICK) {
+        // The kernel keeps no mark of how high this was.
+        peak_private_bytes = peak_private_bytes.max(memory_bytes(&process, "RssAnon:").unwrap_or_default());
+        match messages.recv_timeout(GLANCE) {
             Ok(WorkerMessage::Progress { phase, step, steps }) => progress(&phase, step, steps),
             Ok(WorkerMessage::Log { error: true, text }) => errors.push(text),
             Ok(WorkerMessage::Log { error: false, text }) => warnings.push(text),
@@ -297,7 +311,7 @@ fn converse(
     // A terminal's Ctrl-C reaches the child as well, and may end it before the wish to stop is seen here.
     interrupt.check()?;
     match outcome {
-        Some(Ok(answer)) if status.success() => Ok((answer, warnings)),
+        Some(Ok(answer)) if status.success() => Ok(Heard { answer, warnings, peak_private_bytes }),
         Some(Err((stage, reason, Some(number)))) if NO_ROOM.contains(&Errno::from_raw_os_error(number)) => {
             let path = match request {
                 WorkerRequest::Build(request) => request.plan.clone(),
@@ -370,11 +384,20 @@ pub(crate) fn check_memory(needed_bytes: u64) -> Result<(), EngineError> {
     Ok(())
 }
 
+/// One of the sizes that the kernel tells of a process (`proc_pid_status(5)`).
+pub(super) fn memory_bytes(process: &str, which: &str) -> Option<u64> {
+    kibibytes(&std::fs::read_to_string(format!("/proc/{process}/status")).ok()?, which)
+}
+
+/// A line of the kernel's tables, which count in KiB and call it kB.
+fn kibibytes(table: &str, which: &str) -> Option<u64> {
+    let line = table.lines().find_map(|line| line.strip_prefix(which))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 /// `MemAvailable`, the kernel's estimate of what can be had without swapping; `None` where it does not say.
 #[must_use]
 pub fn available_memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
+    kibibytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }

@@ -5,9 +5,8 @@ use std::io::{self, BufRead, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use engine_runtime::{Caching, Engine, RuntimeOptions};
 use rustix::process::Signal;
@@ -19,6 +18,7 @@ use trtx::trtx_sys::{Dims64, MemoryPoolType};
 use trtx::{Builder, BuilderConfig, BuilderFlag, Logger, NetworkDefinition, OnnxParser, OptProfileSelector};
 
 use super::examiner::examine;
+use super::host::memory_bytes;
 use super::{
     EngineFacts, EngineOptions, EngineRequest, JudgeRequest, Layer, PlanTrait, Tf32, WorkerMessage,
     WorkerRequest,
@@ -131,7 +131,6 @@ fn judge(request: &JudgeRequest) -> Result<Verdict, Failure> {
 }
 
 fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Failure> {
-    let memory = PrivateMemory::watch();
     let version = native::tensorrt_version(&request.libraries.core, None).at(LOADING)?;
     trtx::dynamically_load_tensorrt(Some(&request.libraries.core)).at(LOADING)?;
     trtx::dynamically_load_tensorrt_onnxparser(Some(&request.libraries.parser)).at("load the ONNX parser")?;
@@ -175,8 +174,9 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
         plan_bytes: plan.len() as u64,
         parse_seconds,
         build_seconds,
-        peak_memory_bytes: memory_bytes("VmHWM:").unwrap_or_default(),
-        peak_private_bytes: memory.peak(),
+        peak_memory_bytes: memory_bytes("self", "VmHWM:").unwrap_or_default(),
+        // Whoever waits for this process looks at it: a thread of its own would need memory where there may be none.
+        peak_private_bytes: 0,
         warnings: Vec::new(),
     })
 }
@@ -308,39 +308,6 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let mut file = File::create_new(path)?;
     file.write_all(bytes)
-}
-
-/// One of the sizes that the kernel tells of this process (`proc_pid_status(5)`).
-fn memory_bytes(which: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(which))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
-}
-
-/// The most memory so far that is no file's. The kernel keeps no such mark, so a thread looks now and then, until the process
-/// ends.
-struct PrivateMemory(Arc<AtomicU64>);
-
-impl PrivateMemory {
-    /// A serialised plan is there for some ten milliseconds at least: writing it takes longer.
-    const EVERY: Duration = Duration::from_millis(5);
-
-    fn watch() -> Self {
-        let peak = Arc::new(AtomicU64::new(0));
-        let seen = Arc::clone(&peak);
-        std::thread::spawn(move || {
-            while let Some(bytes) = memory_bytes("RssAnon:") {
-                seen.fetch_max(bytes, Ordering::Relaxed);
-                std::thread::sleep(Self::EVERY);
-            }
-        });
-        Self(peak)
-    }
-
-    fn peak(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// Sends warnings and errors of TensorRT to the parent. The parser's errors, with the names of the nodes, come this way.
