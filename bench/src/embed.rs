@@ -42,14 +42,19 @@ pub(crate) fn load_embedder(place: &Path) -> anyhow::Result<Measured> {
     )
 }
 
-/// All sentences, on this crate's own kernels, against sentence-transformers.
+/// All sentences, on what a load without options computes on, against sentence-transformers.
 pub(crate) fn against_sentence_transformers(place: &Path) -> anyhow::Result<Measured> {
-    sentences(place, Backend::Cpu, "st")
+    sentences(place, Backend::Auto, "st")
 }
 
-/// All sentences, on this crate's own kernels, against Python's ONNX Runtime.
+/// The same against Python's ONNX Runtime.
 pub(crate) fn against_onnxruntime(place: &Path) -> anyhow::Result<Measured> {
-    sentences(place, Backend::Cpu, "ort")
+    sentences(place, Backend::Auto, "ort")
+}
+
+/// All sentences, on this project's float32 kernels, against sentence-transformers.
+pub(crate) fn in_float32(place: &Path) -> anyhow::Result<Measured> {
+    sentences(place, Backend::Cpu, "st")
 }
 
 /// All sentences, on ONNX Runtime on both sides.

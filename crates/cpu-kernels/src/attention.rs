@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use crate::product::{Panels, Product, Rows, VECTORS};
+use crate::aligned::Aligned;
+use crate::product::{Product, Rows, VECTORS};
 use crate::rows::softmax_row;
 
 /// Queries that are answered together: what keeps the scores of a long text in the cache.
@@ -50,11 +51,11 @@ impl fmt::Debug for Relative {
 /// Memory that is used again from text to text.
 #[derive(Debug)]
 pub struct Scratch {
-    keys: Panels,
-    values: Panels,
+    keys: Aligned<f32>,
+    values: Aligned<f32>,
     scores: Vec<f32>,
     /// Packed places.
-    places: Panels,
+    places: Aligned<f32>,
     /// A block's queries at every place.
     at_queries: Vec<f32>,
     /// Every key at every place.
@@ -66,10 +67,10 @@ impl Scratch {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            keys: Panels::zeros(0),
-            values: Panels::zeros(0),
+            keys: Aligned::zeros(0),
+            values: Aligned::zeros(0),
             scores: Vec::new(),
-            places: Panels::zeros(0),
+            places: Aligned::zeros(0),
             at_queries: Vec::new(),
             at_keys: Vec::new(),
         }
@@ -162,10 +163,16 @@ impl<'a> Places<'a> {
     }
 
     /// Packs the rows of one head as the columns of panels.
-    fn pack(&self, table: &[f32], [from, width, hidden]: [usize; 3], columns: usize, into: &mut Panels) {
+    fn pack(
+        &self,
+        table: &[f32],
+        [from, width, hidden]: [usize; 3],
+        columns: usize,
+        into: &mut Aligned<f32>,
+    ) {
         let size = self.count.next_multiple_of(columns) * width;
         if into.as_slice().len() != size {
-            *into = Panels::zeros(size);
+            *into = Aligned::zeros(size);
         }
         let places = self.first..self.first + self.count;
         let rows = places.map(|place| &table[place * hidden + from..][..width]);
@@ -195,10 +202,10 @@ impl WithSimd for Op<'_> {
         let padded = tokens.next_multiple_of(columns);
         let width_padded = width.next_multiple_of(columns);
         if scratch.keys.as_slice().len() != padded * width {
-            scratch.keys = Panels::zeros(padded * width);
+            scratch.keys = Aligned::zeros(padded * width);
         }
         if scratch.values.as_slice().len() != tokens * width_padded {
-            scratch.values = Panels::zeros(tokens * width_padded);
+            scratch.values = Aligned::zeros(tokens * width_padded);
         }
         scratch.scores.resize(QUERY_BLOCK.min(queries.len()) * padded, 0.0);
         let (keys, values) = (scratch.keys.as_mut_slice(), scratch.values.as_mut_slice());
@@ -210,7 +217,7 @@ impl WithSimd for Op<'_> {
                 stride: 3 * hidden,
             };
             // Rows of the text at every place: the first so many of a table's columns.
-            let at_places = |rows: Rows<'_>, count: usize, panels: &Panels, out: &mut Vec<f32>| {
+            let at_places = |rows: Rows<'_>, count: usize, panels: &Aligned<f32>, out: &mut Vec<f32>| {
                 out.resize(count * places_padded, 0.0);
                 let product = Product::plain(rows, width, panels.as_slice(), places_padded);
                 product.run(simd, count, out, places_padded);

@@ -1,5 +1,6 @@
 //! Sentence embeddings as sentence-transformers computes them.
 
+mod fixed16;
 mod long;
 mod modules;
 mod quantize;
@@ -101,7 +102,10 @@ impl SentenceEmbedder {
             width = step.width(width);
             steps.push(step);
         }
-        let model = Self { network, config, tokenizer, pooling, steps, settings, width, resolved: None };
+        let mut model = Self { network, config, tokenizer, pooling, steps, settings, width, resolved: None };
+        if options.backend != Backend::Cpu && !model.quicken() {
+            return Self::from_dir_with(dir, &LoadOptions { backend: Backend::Cpu, ..options.clone() });
+        }
         #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
         let model = model.checked()?;
         tracing::debug!(path = %dir.display(), backend = %model.backend(), "sentence embedder loaded");

@@ -1,4 +1,4 @@
-//! Encoders in float32: tokens to a vector for each.
+//! Encoders: tokens to a vector for each.
 //!
 //! Every family is one description, [`Model`]: embeddings, then layers of attention and feed-forward. [`families`] reads
 //! a checkpoint into it; what a product or a norm is follows from what will run it, the own kernels ([`native`]) or
@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use cpu_kernels::Arithmetic;
 use rayon::prelude::*;
 
 use crate::batch::{CPU_TOKENS, GPU_TOKENS, groups, rectangles};
@@ -15,6 +16,7 @@ use crate::{Backend, LoadError, LoadOptions, ModelConfig, TokenBatch, Tokens};
 
 pub(crate) mod embeddings;
 pub(crate) mod families;
+mod fixed16;
 pub(crate) mod head;
 mod native;
 mod on_candle;
@@ -31,7 +33,7 @@ pub struct Encoder {
 
 #[derive(Debug)]
 enum Runner {
-    Cpu(Model<native::Kernels>),
+    Cpu(Model<native::Kernels>, Arithmetic),
     Candle(Model<on_candle::Candle>),
 }
 
@@ -65,18 +67,24 @@ impl Encoder {
         weights: &Weights,
         options: &LoadOptions,
     ) -> Result<Self, LoadError> {
-        let device = if options.backend == Backend::Cpu {
+        let backend = options.backend;
+        let device = if matches!(backend, Backend::Cpu | Backend::CpuFixed16) {
             options.require_cpu()?;
             candle_core::Device::Cpu
         } else {
             options.candle_device()?
         };
-        let runner = if options.backend == Backend::Candle || !device.is_cpu() {
+        let runner = if backend == Backend::Candle || !device.is_cpu() {
             Runner::Candle(families::load(&config, weights, &on_candle::Candle { device })?)
         } else {
-            Runner::Cpu(families::load(&config, weights, &native::Kernels)?)
+            Runner::Cpu(families::load(&config, weights, &native::Kernels)?, Arithmetic::Float32)
         };
-        Ok(Self { config, runner })
+        let mut encoder = Self { config, runner };
+        if backend == Backend::CpuFixed16 {
+            fixed16::require()?;
+            encoder.convert();
+        }
+        Ok(encoder)
     }
 
     /// What the model is.
@@ -89,7 +97,8 @@ impl Encoder {
     #[must_use]
     pub fn backend(&self) -> Backend {
         match self.runner {
-            Runner::Cpu(_) => Backend::Cpu,
+            Runner::Cpu(_, Arithmetic::Float32) => Backend::Cpu,
+            Runner::Cpu(_, Arithmetic::Fixed16) => Backend::CpuFixed16,
             Runner::Candle(_) => Backend::Candle,
         }
     }
@@ -148,7 +157,7 @@ impl Encoder {
         let workers = rayon::current_num_threads();
         let found: Vec<Vec<(usize, T)>> = match &self.runner {
             // A core to a group; one group alone gets them all.
-            Runner::Cpu(_) => {
+            Runner::Cpu(..) => {
                 let groups = groups(&lengths, workers);
                 match &groups[..] {
                     [only] => vec![run(only, workers)?],
@@ -174,7 +183,7 @@ impl Encoder {
 
     fn run(&self, texts: &[&Rows], workers: usize) -> Result<Ragged, LoadError> {
         match &self.runner {
-            Runner::Cpu(model) => Ok(native::forward(model, texts, workers)),
+            Runner::Cpu(model, _) => Ok(native::forward(model, texts, workers)),
             Runner::Candle(model) => {
                 on_candle::forward(model, texts).map_err(LoadError::compute("the encoder"))
             }

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use model_loader::{Backend, EmbedOptions, Head, LoadOptions, SentenceEmbedder};
+use model_loader::{EmbedOptions, Head, SentenceEmbedder};
 use safetensors::SafeTensors;
 
-use crate::support::{data, each_batching, max_abs, min_cosine, output, texts};
+use crate::support::{data, each_batching, max_abs, min_cosine, on_own_kernels, output, texts};
 
 const VARIABLE: &str = "MODEL_TEST_MINILM";
 const MAX_ABS: f32 = 1e-4;
@@ -75,9 +75,16 @@ fn vectors_are_those_of_sentence_transformers() {
 #[test]
 fn every_one_of_two_thousand_sentences_has_its_vector() {
     let Some(folder) = folder() else { return };
-    let own = LoadOptions { backend: Backend::Cpu, ..LoadOptions::default() };
-    let embedder = SentenceEmbedder::from_dir_with(&folder, &own).unwrap();
+    on_own_kernels(1e-4, |options, _| {
+        two_thousand(&SentenceEmbedder::from_dir_with(&folder, options).unwrap());
+    });
+}
+
+fn two_thousand(embedder: &SentenceEmbedder) {
     let (texts, expected) = prose();
+    let check = |row: &str, found: &[Vec<f32>], expected: &[Vec<f32>]| {
+        check(&format!("{row}, {}", embedder.backend()), found, expected);
+    };
     let all: Vec<Vec<f32>> = texts.chunks(500).flat_map(|batch| embedder.embed(batch).unwrap()).collect();
     check("500 at a time", &all, &expected);
     // A tenth is enough for the ways to run them.

@@ -4,22 +4,25 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use cpu_kernels::Arithmetic;
 use model_loader::{
-    Chunking, EmbedOptions, LoadError, Quantization, Quantized, Ranges, SentenceEmbedder, Similarity,
-    quantize,
+    Backend, Chunking, EmbedOptions, LoadError, LoadOptions, Quantization, Quantized, Ranges,
+    SentenceEmbedder, Similarity, quantize,
 };
 use model_store::exit;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::support::{check_error, data, each_batching, edit_json, max_abs, min_cosine, output, texts};
+use crate::support::{
+    check_error, copy_of, data, each_batching, edit_json, edit_tensors, max_abs, min_cosine, on_own_kernels,
+    output, texts, with,
+};
 
-const MAX_ABS: f32 = 1e-4;
 const MIN_COSINE: f64 = 0.999_99;
 
 /// What was asked of sentence-transformers.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct Call {
     name: String,
     folder: String,
@@ -71,10 +74,11 @@ fn every_call_gives_what_sentence_transformers_gave() {
     let calls: Vec<Call> =
         serde_json::from_slice(&fs::read(data("sentences").join("calls.json")).unwrap()).unwrap();
     assert!(calls.len() >= 25);
-    let check = |call: Call| {
+    let check = |call: Call, options: &LoadOptions, allowed: f32| {
         let Call { name, folder, at, method, prompt, prompt_name, truncate_dim, normalize_embeddings } = call;
         let whole = assemble(&folder, at.as_deref());
-        let embedder = SentenceEmbedder::from_dir(whole.path()).unwrap();
+        let embedder = SentenceEmbedder::from_dir_with(whole.path(), options).unwrap();
+        let backend = options.backend;
         let options = EmbedOptions { prompt, prompt_name, truncate_dim, normalize: normalize_embeddings };
         let run = |texts: &[&str]| {
             match method.as_str() {
@@ -94,12 +98,43 @@ fn every_call_gives_what_sentence_transformers_gave() {
             let (some, wanted): (Vec<_>, Vec<_>) = pairs.map(|(a, b)| (a.clone(), b.clone())).unzip();
             let (cosine, abs) = (min_cosine(&some, &wanted), max_abs(vectors, &expected));
             assert!(
-                cosine >= MIN_COSINE && abs <= MAX_ABS,
-                "{name}, {batching}: cosine {cosine}, max abs {abs:e}"
+                cosine >= MIN_COSINE && abs <= allowed,
+                "{name} on {backend}, {batching}: cosine {cosine}, max abs {abs:e}"
             );
         });
     };
-    calls.into_iter().for_each(check);
+    on_own_kernels(1e-4, |options, allowed| {
+        calls.iter().cloned().for_each(|call| check(call, options, allowed));
+    });
+}
+
+/// A unit of each feed-forward block that is large and that nothing listens to: beside it the others of its block are less
+/// than a step of 16 bits.
+#[test]
+fn a_model_that_sixteen_bits_would_spoil_is_computed_in_float32() {
+    if Arithmetic::fastest() != Arithmetic::Fixed16 {
+        return eprintln!("skipped: float32 is the faster arithmetic here");
+    }
+    let copy = copy_of("sentence");
+    fs::create_dir(copy.path().join("1_Pooling")).unwrap();
+    fs::write(copy.path().join("1_Pooling/config.json"), json!({ "pooling_mode": "mean" }).to_string())
+        .unwrap();
+    let embed = |backend: Backend| {
+        let embedder = SentenceEmbedder::from_dir_with(copy.path(), &with(backend)).unwrap();
+        (embedder.backend(), embedder.embed(&texts("sentence")).unwrap())
+    };
+    assert_eq!(embed(Backend::Auto).0, Backend::CpuFixed16);
+    edit_tensors(&copy.path().join("model.safetensors"), |name, values| {
+        if name.ends_with("intermediate.dense.bias") {
+            values[0] = 1e6;
+        } else if name.ends_with("output.dense.weight") && !name.contains("attention") {
+            values.chunks_exact_mut(48).for_each(|row| row[0] = 0.0);
+        }
+    });
+    let (_, exact) = embed(Backend::Cpu);
+    let (_, spoilt) = embed(Backend::CpuFixed16);
+    assert!(min_cosine(&exact, &spoilt) < 0.999, "the unit does no harm, so that there is nothing to find");
+    assert_eq!(embed(Backend::Auto), (Backend::Cpu, exact));
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use model_loader::LoadError;
-use safetensors::SafeTensors;
+use model_loader::{Backend, Device, LoadError, LoadOptions};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -47,6 +48,25 @@ pub(crate) fn links_to(name: &str) -> TempDir {
         symlink(&from, folder.path().join(from.file_name().unwrap())).unwrap();
     }
     folder
+}
+
+/// Changes the numbers of a file of float32 tensors: `change` is given each tensor's name and values.
+pub(crate) fn edit_tensors(path: &Path, change: impl Fn(&str, &mut [f32])) {
+    let bytes = fs::read(path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let changed: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, view)| {
+            let mut values: Vec<f32> =
+                view.data().as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
+            change(name, &mut values);
+            (name.to_owned(), view.shape().to_vec(), values.into_iter().flat_map(f32::to_le_bytes).collect())
+        })
+        .collect();
+    let views = changed
+        .iter()
+        .map(|(name, shape, data)| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
 /// Changes keys of a JSON object in a file; `null` takes a key away.
@@ -111,6 +131,28 @@ pub(crate) fn each_batching<T: Clone + Default>(
         }
         check(name, &results);
     }
+}
+
+/// Loads on the own kernels, and hands on how far from the original's numbers each may be: in float32 as far as sums in
+/// another order are; as whoever asks for nothing gets it, as far as `exact` results may be; and in block fixed point, where
+/// this processor has it, as far as that takes these random models, some of whose numbers are above 10.
+pub(crate) fn on_own_kernels(exact: f32, check: impl Fn(&LoadOptions, f32)) {
+    check(&with(Backend::Cpu), 1e-4);
+    check(&with(Backend::Auto), exact);
+    if cpu_kernels::Arithmetic::Fixed16.is_available() {
+        check(&with(Backend::CpuFixed16), 3e-3);
+    } else {
+        eprintln!("skipped for {}: this processor has no AVX2", Backend::CpuFixed16);
+    }
+}
+
+pub(crate) const fn with(backend: Backend) -> LoadOptions {
+    LoadOptions { backend, device: Device::Cpu, cpu_fallback: false }
+}
+
+/// Whether it is one of the own kernels, whichever is the faster one here.
+pub(crate) fn is_own(backend: Backend) -> bool {
+    matches!(backend, Backend::Cpu | Backend::CpuFixed16)
 }
 
 /// The largest difference of two tables of one shape.
