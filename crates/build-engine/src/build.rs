@@ -9,8 +9,8 @@ use onnx_export::Precision;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use trt_compiler::engine::BuildOptions;
 use trt_compiler::{
-    Calibration, CompileError, EngineWish, Interrupt, Job, KvCache, ModelSource, Overflow, Reuse, Runtimes,
-    Target, ThresholdWishes, WeightForm, default_version, now, texts,
+    Calibration, CompileError, EngineWish, HostUse, Interrupt, Job, KvCache, ModelSource, Overflow, Reuse,
+    Runtimes, Target, ThresholdWishes, WeightForm, default_version, now, texts,
 };
 
 use crate::cli::BuildArgs;
@@ -177,6 +177,7 @@ pub(crate) fn job(
         keep: args.keep,
         activation: if args.no_activate { Activation::Keep } else { Activation::Activate },
         runtimes: Runtimes::from_env(),
+        host: if args.jobs > 1 { HostUse::Shared } else { HostUse::Alone },
         build: BuildOptions { timeout: args.build_timeout, ..build },
         options: args.engine_options(),
         reuse: if args.rebuild { Reuse::Forbidden } else { Reuse::Allowed },

@@ -5,7 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A wish to stop, shared between whoever has it and whoever heeds it. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt {
+    flag: Arc<AtomicBool>,
+    /// Of what this is a part.
+    whole: Option<Arc<AtomicBool>>,
+}
 
 /// The run was stopped on request; nothing was published.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -15,13 +19,14 @@ pub struct Interrupted;
 impl Interrupt {
     /// Asks for a stop.
     pub fn raise(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.flag.store(true, Ordering::SeqCst);
     }
 
     /// Whether a stop was asked for.
     #[must_use]
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        let is_set = |flag: &AtomicBool| flag.load(Ordering::SeqCst);
+        is_set(&self.flag) || self.whole.as_deref().is_some_and(is_set)
     }
 
     /// An error if a stop was asked for.
@@ -32,6 +37,11 @@ impl Interrupt {
     /// The flag itself, for a signal handler that can only set one.
     #[must_use]
     pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.flag)
+    }
+
+    /// One for a part of the run: it can be raised by itself, and is raised with the whole.
+    pub(crate) fn of_a_part(&self) -> Self {
+        Self { flag: Arc::default(), whole: Some(self.flag()) }
     }
 }

@@ -82,6 +82,16 @@ pub enum EngineWish {
     Skip,
 }
 
+/// Whether other runs go on beside this one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostUse {
+    /// None does: the engine is built while the graph is checked, if there is memory for both.
+    #[default]
+    Alone,
+    /// Others share processors and memory, so one thing is done after the other.
+    Shared,
+}
+
 /// In which type the weights lie that the graph points at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightForm {
@@ -157,6 +167,8 @@ pub struct Job {
     pub keep: Option<usize>,
     /// Where the native libraries are.
     pub runtimes: Runtimes,
+    /// Who else uses this host.
+    pub host: HostUse,
     /// How to run the engine builder.
     pub build: BuildOptions,
     /// How the engine is built beyond what its graph says.
@@ -211,15 +223,24 @@ pub struct Plan {
 
 impl Plan {
     /// The memory that a run takes, about: that of the gate, and of an engine's builder after it, whichever is more. One
-    /// has given its memory back when the other begins.
+    /// has given its memory back when the other begins, unless there is enough for both.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
+        self.check_bytes().max(self.builder_bytes())
+    }
+
+    /// The memory that the builder of an engine takes, about.
+    pub(crate) fn builder_bytes(&self) -> u64 {
+        needed_memory_bytes(self.export.weight_bytes)
+    }
+
+    /// The memory that the gate takes, about.
+    pub(crate) fn check_bytes(&self) -> u64 {
         let weights = self.export.weight_bytes;
         let columns = self.export.outputs.first().and_then(|output| output.shape.get(2)?.parse::<u64>().ok());
         let tokens = (self.longest as u64).max(CHECK_TOKENS as u64);
         let output_bytes = columns.unwrap_or_default().saturating_mul(4 * tokens);
-        let gate = gate_memory_bytes(self.reference_bytes, weights, output_bytes);
-        gate.max(needed_memory_bytes(weights))
+        gate_memory_bytes(self.reference_bytes, weights, output_bytes)
     }
 
     /// Whether a file of the version holds weights that its graph points into.

@@ -56,7 +56,7 @@ pub use gate::{ThresholdWishes, Thresholds};
 pub use given::{GraphError, GraphRecord, graph_precision};
 pub use inspect::{GraphSummary, Inspection, inspect};
 pub use interrupt::{Interrupt, Interrupted};
-pub use job::{Calibration, EngineWish, Job, KvCache, ModelSource, Plan, WeightForm};
+pub use job::{Calibration, EngineWish, HostUse, Job, KvCache, ModelSource, Plan, WeightForm};
 pub use naming::{default_version, now};
 pub use observer::{Observer, Step};
 pub use overflow::{Limits, Overflow, OverflowRecord, Widened};

@@ -1,6 +1,7 @@
 //! One run: a model folder in, a checked and published version out, or nothing at all.
 
 mod batches;
+mod beside;
 mod calibrate;
 mod check;
 mod engine;
@@ -89,12 +90,16 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
         }
         None => None,
     };
+    let beside = run.build_beside(&plan, wanted.as_ref());
     let mut evidence = match &plan.given {
         Some(given) => run.check_given(&staging, &plan, given, &host.onnxruntime)?,
         None => Evidence { calibration, overflow, packed, ..run.check(&staging, &plan, &host.onnxruntime)? },
     };
     let engine = match wanted {
-        Some(wanted) => Some(run.step(Step::Engine, |run| run.build_engine(&staging, &plan, wanted))?),
+        Some(wanted) => {
+            let work = |run: &mut Run<'_>| run.build_engine(&staging, &plan, wanted, beside);
+            Some(run.step_begun_before(Step::Engine, work)?)
+        }
         None => None,
     };
     if let (Some(library), Some((_, path))) = (&library, &engine) {
@@ -161,11 +166,23 @@ impl Run<'_> {
         step: Step,
         work: impl FnOnce(&mut Self) -> Result<(T, String), CompileError>,
     ) -> Result<T, CompileError> {
+        self.step_begun_before(step, |run| {
+            let (result, summary) = work(run)?;
+            Ok((result, summary, Duration::ZERO))
+        })
+    }
+
+    /// [`step`](Self::step) for one that may have begun beside another; `work` also returns how long that was at it.
+    fn step_begun_before<T>(
+        &mut self,
+        step: Step,
+        work: impl FnOnce(&mut Self) -> Result<(T, String, Duration), CompileError>,
+    ) -> Result<T, CompileError> {
         self.interrupt.check()?;
         self.observer.begin(step);
         let start = Instant::now();
-        let (result, summary) = work(self)?;
-        self.end(step, &summary, start.elapsed());
+        let (result, summary, took_beside) = work(self)?;
+        self.end(step, &summary, start.elapsed().max(took_beside));
         Ok(result)
     }
 

@@ -115,6 +115,7 @@ fn reuse_starts_no_builder() {
         keep: None,
         activation: Activation::Activate,
         runtimes: Runtimes::from_env(),
+        host: trt_compiler::HostUse::Alone,
         build: BuildOptions { program: "/nonexistent/builder".into(), timeout: Duration::from_mins(1) },
         options: EngineOptions::default(),
         reuse,

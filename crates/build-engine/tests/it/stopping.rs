@@ -14,13 +14,16 @@ use crate::support::{Bench, shown, text};
 /// The builder that `parent` started, once it runs its own program: between fork and exec it is still the parent's.
 fn builder_of(parent: &Child) -> u32 {
     let deadline = Instant::now() + Duration::from_mins(2);
-    let children = format!("/proc/{0}/task/{0}/children", parent.id());
+    // Of every thread: the kernel lists a child with the one that started it.
+    let threads = format!("/proc/{}/task", parent.id());
     loop {
-        let pids = fs::read_to_string(&children).unwrap_or_default();
-        for pid in pids.split_whitespace() {
-            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            if command.contains(WORKER_ARGUMENT) {
-                return pid.parse().unwrap();
+        for thread in fs::read_dir(&threads).into_iter().flatten().flatten() {
+            let pids = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            for pid in pids.split_whitespace() {
+                let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                if command.contains(WORKER_ARGUMENT) {
+                    return pid.parse().unwrap();
+                }
             }
         }
         assert!(Instant::now() < deadline, "no engine builder was started");
@@ -80,6 +83,24 @@ fn a_killed_builder_is_reported_and_leaves_nothing() {
     for part in ["killed by signal 9", "when memory runs out", "build on a larger host"] {
         assert!(text(&output.stderr).contains(part), "{part}: {}", shown(&output));
     }
+    assert_eq!(versions(&bench), Vec::<String>::new());
+}
+
+/// The engine is built while the graph is checked; nobody wants that of a graph which the gate refuses.
+#[test]
+fn a_graph_that_is_refused_stops_the_builder_that_is_at_it() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = bench.model(Kind::Analyst);
+    let child = bench
+        .command(&["--agent", "analyst", "--source", folder.to_str().unwrap(), "--max-abs", "1e-12"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let builder = builder_of(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{}", shown(&output));
+    assert!(is_gone(builder), "the builder outlived the command");
     assert_eq!(versions(&bench), Vec::<String>::new());
 }
 

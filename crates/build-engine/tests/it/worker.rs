@@ -108,6 +108,7 @@ fn a_builder_without_memory_publishes_nothing_and_says_so() {
             keep: None,
             activation: Activation::Activate,
             runtimes: Runtimes::from_env(),
+            host: trt_compiler::HostUse::Alone,
             build: options(&starved(scratch.path(), kib)),
             options: EngineOptions::default(),
             reuse: Reuse::Forbidden,

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use engine_runtime::EngineRecord;
 use model_store::{Digest, FileEntry, PayloadPath, Staging, human_size};
 use onnx_export::Precision;
 use serde_json::Value;
 
+use super::beside::Beside;
 use super::check::passed;
 use super::{GRAPH, Run, json_file, payload_path};
 use crate::engine::{
@@ -33,6 +35,13 @@ pub(super) struct Wanted {
     weights: Vec<FileEntry>,
     key: String,
     search: Search,
+}
+
+impl Wanted {
+    /// What the builder is to do, if the store has no equal engine.
+    pub(super) fn to_build(&self) -> Option<&EngineRequest> {
+        self.search.found.is_none().then_some(&self.request)
+    }
 }
 
 impl Run<'_> {
@@ -92,12 +101,15 @@ impl Run<'_> {
         staging: &Staging,
         plan: &Plan,
         wanted: Wanted,
-    ) -> Result<((EngineDescription, PayloadPath), String), CompileError> {
+        beside: Option<Beside>,
+    ) -> Result<((EngineDescription, PayloadPath), String, Duration), CompileError> {
         let Wanted { request, folder, path, weights, key, search } = wanted;
+        let mut took_beside = Duration::ZERO;
         let (facts, plan_sha256, reused_from) = if let Some((record, whose)) = search.found {
             (record.facts, record.plan_sha256, Some(whose))
         } else {
-            let (facts, digest) = self.run_builder(staging, &request, &path)?;
+            let (facts, digest, took) = self.run_builder(staging, &request, &path, beside)?;
+            took_beside = took;
             (facts, digest.to_string(), None)
         };
         let description = EngineDescription {
@@ -140,21 +152,26 @@ impl Run<'_> {
             plan.profile.in_words(),
             human_size(description.facts.plan_bytes)
         );
-        Ok(((description, path), summary))
+        Ok(((description, path), summary, took_beside))
     }
 
-    /// Has the child process build, and puts what it made where it belongs; gives the digest of the plan.
+    /// Has the child process build, unless one is at it already, and puts what it made where it belongs; gives the digest of
+    /// the plan, and how long one took that was at it already.
     fn run_builder(
         &self,
         staging: &Staging,
         request: &EngineRequest,
         path: &PayloadPath,
-    ) -> Result<(EngineFacts, Digest), CompileError> {
+        beside: Option<Beside>,
+    ) -> Result<(EngineFacts, Digest, Duration), CompileError> {
         let progress = |phase: &str, step: i32, steps: i32| {
             let number = |n: i32| u64::try_from(n).unwrap_or_default();
             self.observer.progress(Step::Engine, number(step), number(steps), phase);
         };
-        let facts = engine::build(request, &self.job.build, self.interrupt, progress)?;
+        let (facts, took_beside) = match beside {
+            Some(beside) => beside.wait(progress)?,
+            None => (engine::build(request, &self.job.build, self.interrupt, progress)?, Duration::ZERO),
+        };
         let place = staging.path().join(path.as_str());
         let io = |doing| move |source| CompileError::Io { doing, path: request.plan.clone(), source };
         if let Some(parent) = place.parent() {
@@ -164,7 +181,7 @@ impl Run<'_> {
         fs::rename(&request.plan, &place).map_err(io("move"))?;
         let (digest, _) =
             fs::File::open(&place).and_then(|mut plan| Digest::of_reader(&mut plan)).map_err(io("read"))?;
-        Ok((facts, digest))
+        Ok((facts, digest, took_beside))
     }
 
     /// The gate once more, with what the engine itself gives, where this host has a GPU that runs it. `None` elsewhere.

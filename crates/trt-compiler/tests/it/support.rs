@@ -73,6 +73,7 @@ pub(crate) fn job(store: &Path, folder: &Path, precision: Precision, runtimes: &
         keep: None,
         activation: Activation::Activate,
         runtimes: runtimes.clone(),
+        host: trt_compiler::HostUse::Alone,
         build: BuildOptions { program: "unused".into(), timeout: Duration::from_mins(1) },
         options: EngineOptions::default(),
         reuse: Reuse::Allowed,
