@@ -122,10 +122,10 @@ impl Precision {
         matches!(self, Self::Fp8 | Self::Int8)
     }
 
-    /// Whether everything is computed in fp16, whose range it may leave. Products in 8 bits have ranges of their own.
+    /// Whether values are held in fp16, whose range they may leave; with products in 8 bits, what is between those.
     #[must_use]
     pub fn may_overflow(self) -> bool {
-        self.compute_type() == DataType::F16 && !self.needs_calibration()
+        self.compute_type() == DataType::F16
     }
 
     /// Element type of weights and activations between the nodes of the graph.

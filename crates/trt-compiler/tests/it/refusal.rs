@@ -6,7 +6,9 @@ use std::path::Path;
 use onnx_export::Precision;
 use safetensors::SafeTensors;
 use toy_store::Kind;
-use trt_compiler::{CompileError, Interrupt, Job, KvCache, Overflow, Profile, ThresholdWishes};
+use trt_compiler::{
+    Calibration, CompileError, Interrupt, Job, KvCache, Method, Overflow, Profile, ThresholdWishes, texts,
+};
 
 use crate::support::{fixture, job, runtimes, toy};
 
@@ -111,6 +113,17 @@ fn activations_that_overflow_in_fp16_are_kept_in_fp32_by_themselves() {
     let message =
         refused(trt_compiler::run(&left, &(), &Interrupt::default()), store.path(), "left to itself");
     assert!(message.contains("NaN"), "{message}");
+    let calibration =
+        Calibration { texts: texts::built_in(), source: "built in".to_owned(), method: Method::default() };
+    let int8 = Job {
+        precision: Precision::Int8,
+        calibration: Some(calibration),
+        version: "v1-int8".parse().unwrap(),
+        ..job.clone()
+    };
+    let left = Job { overflow: Overflow::LetBe, ..int8.clone() };
+    let message = refused(trt_compiler::run(&left, &(), &Interrupt::default()), store.path(), "int8");
+    assert!(message.contains("cosine"), "{message}");
     let outcome = trt_compiler::run(&job, &(), &Interrupt::default()).unwrap();
     let record = outcome.evidence.overflow.unwrap();
     let found: Vec<&str> = record.modules.iter().map(|it| it.module.as_str()).collect();
@@ -120,6 +133,12 @@ fn activations_that_overflow_in_fp16_are_kept_in_fp32_by_themselves() {
     let kept = &outcome.evidence.export.kept_fp32;
     let named = kept.iter().find(|kept| kept.module == expected[2]).unwrap();
     assert!(named.why.contains("too large for fp16"), "{named:?}");
+    // Products in 8 bits have ranges of their own; what is between them is fp16.
+    let outcome = trt_compiler::run(&int8, &(), &Interrupt::default()).unwrap();
+    // The step that turns such a value into 8 bits takes it too.
+    let mut kept = outcome.evidence.overflow.unwrap().modules;
+    kept.retain(|it| it.module != format!("{attention}.output.dense.input"));
+    assert_eq!(kept, record.modules);
     let bf16 = Job { precision: Precision::Bf16, version: "v1-bf16".parse().unwrap(), ..job };
     let outcome = trt_compiler::run(&bf16, &(), &Interrupt::default()).unwrap();
     assert!(outcome.evidence.overflow.is_none(), "bf16 has the range of fp32");
