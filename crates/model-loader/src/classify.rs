@@ -60,7 +60,7 @@ impl TextClassifier {
         let model = Self { network, config, tokenizer, resolved: None };
         #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
         let model = model.checked()?;
-        tracing::info!(backend = %model.backend(), path = %dir.display(), "text classifier ready");
+        tracing::debug!(path = %dir.display(), backend = %model.backend(), "text classifier loaded");
         Ok(model)
     }
 

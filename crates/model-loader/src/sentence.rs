@@ -108,7 +108,7 @@ impl SentenceEmbedder {
         }
         #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
         let model = model.checked()?;
-        tracing::info!(backend = %model.backend(), path = %dir.display(), "sentence embedder ready");
+        tracing::debug!(path = %dir.display(), backend = %model.backend(), "sentence embedder loaded");
         Ok(model)
     }
 
