@@ -54,8 +54,8 @@ fn run(wanted: &[String]) -> anyhow::Result<()> {
     let out =
         PathBuf::from(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())).join("bench");
     std::fs::create_dir_all(&out).with_context(|| format!("could not make {}", out.display()))?;
-    // Where the store's disk is: a temporary directory may lie in memory.
     clear_up(&out)?;
+    // Where the store's disk is: a temporary directory may lie in memory.
     let prefix = format!("{SCRATCH}{}-", std::process::id());
     let place = tempfile::Builder::new().prefix(&prefix).tempdir_in(&out)?;
     let host = host::in_words(place.path());
