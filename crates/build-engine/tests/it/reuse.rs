@@ -1,6 +1,7 @@
 //! An engine that the store holds already is not built again, and one that is not the same is.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +10,10 @@ use onnx_export::Precision;
 use serde_json::Value;
 use toy_store::Kind;
 use trt_compiler::engine::{BuildOptions, EngineOptions};
-use trt_compiler::{EngineWish, Interrupt, Job, ModelSource, Provenance, Reuse, Runtimes, texts};
+use trt_compiler::{
+    CompileError, EngineWish, Interrupt, Job, ModelSource, Provenance, Reuse, Runtimes, ThresholdWishes,
+    texts,
+};
 
 use crate::support::{Bench, shown};
 
@@ -84,19 +88,14 @@ fn an_equal_engine_is_shared_and_any_other_is_built() {
     assert_eq!(description["reused_from"], Value::Null);
 }
 
-/// The second time the builder could not even be started.
-#[test]
-fn reuse_starts_no_builder() {
-    let Some(bench) = Bench::new() else { return };
-    let folder = bench.model(Kind::Memory);
-    let agent: model_store::AgentName = "memory".parse().unwrap();
-    build(&bench, &folder, "memory", "v1", &[]);
-    let job = |version: &str, reuse| Job {
+/// A job of the library, whose builder is `program`.
+fn job(bench: &Bench, folder: &Path, version: &str, program: &Path) -> Job {
+    Job {
         store: bench.store(),
-        agent: agent.clone(),
+        agent: "memory".parse().unwrap(),
         version: version.parse().unwrap(),
         source: ModelSource::Folder {
-            path: folder.clone(),
+            path: folder.to_owned(),
             provenance: Provenance::Folder { path: folder.display().to_string() },
         },
         precision: Precision::Fp16,
@@ -116,9 +115,22 @@ fn reuse_starts_no_builder() {
         activation: Activation::Activate,
         runtimes: Runtimes::from_env(),
         host: trt_compiler::HostUse::Alone,
-        build: BuildOptions { program: "/nonexistent/builder".into(), timeout: Duration::from_mins(1) },
+        build: BuildOptions { program: program.to_owned(), timeout: Duration::from_mins(1) },
         options: EngineOptions::default(),
+        reuse: Reuse::Allowed,
+    }
+}
+
+/// The second time the builder could not even be started.
+#[test]
+fn reuse_starts_no_builder() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = bench.model(Kind::Memory);
+    let agent: model_store::AgentName = "memory".parse().unwrap();
+    build(&bench, &folder, "memory", "v1", &[]);
+    let job = |version: &str, reuse| Job {
         reuse,
+        ..job(&bench, &folder, version, Path::new("/nonexistent/builder"))
     };
     let outcome = trt_compiler::run(&job("v2", Reuse::Allowed), &(), &Interrupt::default()).unwrap();
     assert_eq!(outcome.engine.unwrap().reused_from.as_deref(), Some("memory/v1"));
@@ -148,4 +160,22 @@ fn a_damaged_engine_is_not_reused_and_is_named() {
     // The sound one of the two serves the next.
     let (description, _) = build(&bench, &folder, "memory", "v3", &[]);
     assert_eq!(description["reused_from"], "memory/v2");
+}
+
+/// The engine is built while the graph is checked. Whoever called the library lives on, so that the builder does not die with
+/// it; this one would never end by itself.
+#[test]
+fn a_refused_graph_stops_the_builder_that_is_at_it() {
+    let Some(bench) = Bench::new() else { return };
+    let folder = bench.model(Kind::Memory);
+    let scratch = tempfile::tempdir().unwrap();
+    let (program, number) = (scratch.path().join("builder"), scratch.path().join("number"));
+    fs::write(&program, format!("#!/bin/sh\necho $$ > {}\nexec sleep 600\n", number.display())).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let thresholds = ThresholdWishes { max_abs: Some(1e-12), ..ThresholdWishes::default() };
+    let job = Job { thresholds, ..job(&bench, &folder, "v1", &program) };
+    let error = trt_compiler::run(&job, &(), &Interrupt::default()).unwrap_err();
+    assert!(matches!(error, CompileError::Gate { .. }), "{error}");
+    let number = fs::read_to_string(number).unwrap();
+    assert!(!Path::new("/proc").join(number.trim()).exists(), "the builder goes on");
 }
