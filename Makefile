@@ -5,6 +5,8 @@ MODELS   := $(CURDIR)/.models
 export MODEL_TEST_MINILM ?= $(MODELS)/all-MiniLM-L6-v2
 export HUB_PYTHON ?= $(CURDIR)/target/hub-python/bin/python
 export SIGNING_PYTHON ?= $(CURDIR)/target/signing-python/bin/python
+# The peers' ONNX Runtime, too, keeps what it sees to itself.
+export ORT_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test ci lint doc setup build-tools test-tools s3-server cluster-test azure-test gpu-check hub-python signing-python real-sizes torture runtimes models fuzz cuda-check bench bench-peers clean-demo

@@ -70,6 +70,7 @@ impl OnnxRuntime {
             return Ok(opened.clone());
         }
         let path = places.as_ref().onnxruntime()?;
+        native::forbid_telemetry();
         let unusable = |reason: String| SessionError::Unusable { path: path.clone(), reason };
         let version = native::version(&path).map_err(|error| unusable(error.to_string()))?;
         let environment = ort::init_from(&path).map_err(|error| unusable(error.to_string()))?;

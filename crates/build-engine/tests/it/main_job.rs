@@ -186,6 +186,21 @@ fn a_dry_run_says_what_it_would_do_and_writes_nothing() {
 }
 
 #[test]
+fn onnx_runtime_leaves_no_number_of_this_host_and_reports_nothing() {
+    let Some(bench) = Bench::new() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let mut command = bench.command(&["doctor"]);
+    // It also keeps still where one of these is set.
+    for variable in ["ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "CI", "GITHUB_ACTIONS", "TF_BUILD"] {
+        command.env_remove(variable);
+    }
+    let output = command.env("HOME", home.path()).env_remove("XDG_CACHE_HOME").output().unwrap();
+    assert!(text(&output.stdout).contains("onnx runtime   ok"), "{}", shown(&output));
+    let left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left, [] as [std::path::PathBuf; 0], "{}", shown(&output));
+}
+
+#[test]
 fn doctor_reports_what_is_there_and_what_is_missing() {
     let bench = Bench::without_runtimes();
     let output = bench.command(&["doctor"]).env("MODEL_RUNTIMES", "/nonexistent").output().unwrap();

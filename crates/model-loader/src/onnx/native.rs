@@ -1,5 +1,8 @@
-//! What the library says its version is.
-#![expect(unsafe_code, reason = "calling a function of a library that is opened at run time")]
+//! What the library says its version is, and that it is to report nothing.
+#![expect(
+    unsafe_code,
+    reason = "calling a function of a library that is opened at run time, and preparing for it"
+)]
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;
@@ -12,6 +15,21 @@ use libloading::Library;
 struct OrtApiBase {
     get_api: *const (),
     get_version: unsafe extern "C" fn() -> *const c_char,
+}
+
+/// From 1.29 on the library, as its makers publish it, tells them of the host and of each model that it loads, and keeps a
+/// number of the host in the home directory, unless this is set before it is initialised. Nothing in its interface comes
+/// early enough (<https://github.com/microsoft/onnxruntime/pull/27379>).
+const NO_TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
+
+/// Forbids the library to report to its makers, for the whole process, unless somebody has decided otherwise.
+pub(super) fn forbid_telemetry() {
+    if std::env::var_os(NO_TELEMETRY).is_none() {
+        // SAFETY: Rust's own readers of the environment are held off meanwhile. Native code in another thread that reads it
+        // right now could see it move, so this is done once, before the library that it is for is opened; a service that
+        // sets the variable itself spares even that.
+        unsafe { std::env::set_var(NO_TELEMETRY, "1") }
+    }
 }
 
 /// The version of the ONNX Runtime library at `path`.
