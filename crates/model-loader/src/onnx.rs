@@ -82,11 +82,16 @@ impl OnnxRuntime {
         Ok(OPENED.get_or_init(|| Self { path: path.clone(), version, environment }).clone())
     }
 
-    /// Loads the graph `onnx`, whose weights lie in `weights`. Runs on every core of this host.
+    /// Loads the graph `onnx`, whose weights lie in `weights`, to be looked into: for a few runs, in which each node computes
+    /// what it is written to compute. Runs on every core of this host, and leaves those that it waits for to others.
     pub fn load(&self, onnx: &[u8], weights: &Path) -> Result<OnnxSession, SessionError> {
         let refused = |error: ort::Error| refused(LOAD, &error);
         let session = self
-            .builder()?
+            .builder(GraphOptimizationLevel::Level1)?
+            .with_intra_op_spinning(false)
+            // It would keep a plan for, and the memory of, each shape that comes by: half as much again.
+            .and_then(|builder| builder.with_memory_pattern(false))
+            .map_err(|error| refused(error.into()))?
             .with_config_entry(WEIGHTS_FOLDER, &*weights.to_string_lossy())
             .map_err(|error| refused(error.into()))?
             .commit_from_memory(onnx)
@@ -96,14 +101,17 @@ impl OnnxRuntime {
 
     /// Loads the graph in a file, whose weights lie in it or beside it. Runs on every core of this host.
     pub fn load_file(&self, onnx: &Path) -> Result<OnnxSession, SessionError> {
-        let session = self.builder()?.commit_from_file(onnx).map_err(|error| refused(LOAD, &error))?;
+        let session = self
+            .builder(GraphOptimizationLevel::All)?
+            .commit_from_file(onnx)
+            .map_err(|error| refused(LOAD, &error))?;
         Ok(OnnxSession { session })
     }
 
-    fn builder(&self) -> Result<SessionBuilder, SessionError> {
+    fn builder(&self, level: GraphOptimizationLevel) -> Result<SessionBuilder, SessionError> {
         Session::builder(&self.environment)
             .map_err(|error| refused(LOAD, &error))?
-            .with_optimization_level(GraphOptimizationLevel::All)
+            .with_optimization_level(level)
             .map_err(|error| refused(LOAD, &error.into()))
     }
 }

@@ -62,5 +62,5 @@ pub use materialise::{ConvertedWeights, materialise};
 pub use packed::{Packed, PackedBits, PackedLayer};
 pub use probe::{Probe, node_names, probe};
 pub use quantize::{LinearRange, Ranges, Tap};
-pub use range::{F16_MAX, RangeProbe, TooLarge, range_probe};
+pub use range::{F16_MAX, RangeProbe, TooLarge, range_probe, range_watch};
 pub use sentence::{SentenceStep, StepActivation};

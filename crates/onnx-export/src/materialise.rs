@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
+use half::slice::HalfFloatSliceExt;
+use half::vec::HalfFloatVecExt;
 use half::{bf16, f16};
 use prost::Message;
 use serde_json::json;
@@ -217,47 +219,87 @@ impl Conversion {
             other => return Err(io::Error::other(format!("{other:?} is no float"))),
         };
         let mut left = usize::try_from(self.bytes() / 2).unwrap_or(usize::MAX);
-        let (mut bytes, mut converted) = (Vec::new(), Vec::new());
+        let (mut bytes, mut converted) = (vec![0; CHUNK * size], vec![0; CHUNK * 2]);
         while left > 0 {
             let count = left.min(CHUNK);
-            bytes.resize(count * size, 0);
-            from.read_exact(&mut bytes)?;
-            converted.clear();
-            for element in bytes.chunks_exact(size) {
-                converted.extend_from_slice(&self.convert(element));
-            }
-            out.write_all(&converted)?;
+            let (bytes, converted) = (&mut bytes[..count * size], &mut converted[..count * 2]);
+            from.read_exact(bytes)?;
+            self.convert(bytes, converted);
+            out.write_all(converted)?;
             each(converted.len() as u64)?;
             left -= count;
         }
         Ok(())
     }
 
-    /// One element; its slice is as long as its type.
-    fn convert(&self, element: &[u8]) -> [u8; 2] {
-        let wide = match self.from.dtype {
+    /// A run of elements, each rounded once.
+    fn convert(&self, stored: &[u8], converted: &mut [u8]) {
+        match self.to {
+            DataType::F16 => self.narrow::<f16>(stored, converted),
+            _ => self.narrow::<bf16>(stored, converted),
+        }
+    }
+
+    fn narrow<T: Narrow>(&self, stored: &[u8], converted: &mut [u8]) {
+        let wide: Vec<f32> = match self.from.dtype {
             // Through fp32 it would be rounded twice.
             DataType::F64 => {
-                let x = f64::from_le_bytes(array(element));
-                return if self.to == DataType::F16 {
-                    f16::from_f64(x).to_le_bytes()
-                } else {
-                    bf16::from_f64(x).to_le_bytes()
-                };
+                let doubles =
+                    stored.as_chunks().0.iter().map(|bytes| T::from_f64(f64::from_le_bytes(*bytes)));
+                return put(doubles, converted);
             }
-            DataType::F16 => f16::from_le_bytes(array(element)).to_f32(),
-            DataType::Bf16 => bf16::from_le_bytes(array(element)).to_f32(),
-            _ => f32::from_le_bytes(array(element)),
+            DataType::F16 => {
+                let halves: Vec<f16> =
+                    stored.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect();
+                halves.to_f32_vec()
+            }
+            DataType::Bf16 => {
+                stored.as_chunks().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()
+            }
+            _ => stored.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
         };
-        if self.to == DataType::F16 {
-            f16::from_f32(wide).to_le_bytes()
-        } else {
-            bf16::from_f32(wide).to_le_bytes()
-        }
+        put(T::from_f32s(&wide).into_iter(), converted);
     }
 }
 
-/// As many bytes as the slice has by how it was cut.
-fn array<const N: usize>(element: &[u8]) -> [u8; N] {
-    element.try_into().unwrap_or([0; N])
+fn put<T: Narrow>(numbers: impl Iterator<Item = T>, converted: &mut [u8]) {
+    for (bytes, number) in converted.as_chunks_mut().0.iter_mut().zip(numbers) {
+        *bytes = number.to_le_bytes();
+    }
+}
+
+/// A float of 16 bits.
+trait Narrow: Copy {
+    fn from_f64(x: f64) -> Self;
+    /// A slice at a time, for which processors have instructions.
+    fn from_f32s(wide: &[f32]) -> Vec<Self>;
+    fn to_le_bytes(self) -> [u8; 2];
+}
+
+impl Narrow for f16 {
+    fn from_f64(x: f64) -> Self {
+        Self::from_f64(x)
+    }
+
+    fn from_f32s(wide: &[f32]) -> Vec<Self> {
+        Vec::from_f32_slice(wide)
+    }
+
+    fn to_le_bytes(self) -> [u8; 2] {
+        self.to_le_bytes()
+    }
+}
+
+impl Narrow for bf16 {
+    fn from_f64(x: f64) -> Self {
+        Self::from_f64(x)
+    }
+
+    fn from_f32s(wide: &[f32]) -> Vec<Self> {
+        Vec::from_f32_slice(wide)
+    }
+
+    fn to_le_bytes(self) -> [u8; 2] {
+        self.to_le_bytes()
+    }
 }

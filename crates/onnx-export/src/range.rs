@@ -9,7 +9,7 @@ use prost::Message;
 
 use crate::export::{self, Written};
 use crate::probe;
-use crate::proto::{AttributeProto, NodeProto};
+use crate::proto::{AttributeProto, ModelProto, NodeProto};
 use crate::{Checkpoint, DataType, ExportError, ExportOptions, Precision, Ranges};
 
 /// The largest number of fp16.
@@ -24,12 +24,12 @@ pub(crate) struct Made {
     pub(crate) dtype: DataType,
 }
 
-/// A graph in fp32 that gives the largest magnitude of every value which the graph that was asked for would hold in fp16.
+/// A graph that gives the largest magnitude of every value which the graph that was asked for holds in fp16.
 #[derive(Clone, Debug)]
 pub struct RangeProbe {
-    /// The graph in fp32. It has the inputs of a graph without a cache.
+    /// The graph.
     pub onnx: Vec<u8>,
-    /// Names of its outputs that are the largest magnitudes, each one number in fp32.
+    /// Names of those of its outputs that are the largest magnitudes, each one number in fp32.
     pub outputs: Vec<String>,
     /// Weights that would be turned into fp16, by tensor name, and the modules that they belong to.
     pub weights: BTreeMap<String, BTreeSet<String>>,
@@ -70,7 +70,8 @@ impl RangeProbe {
     }
 }
 
-/// The probe for a graph of these options, whose precision computes in fp16.
+/// The probe for a graph of these options, whose precision computes in fp16: a graph in fp32, which knows how large each
+/// value gets. It has the inputs of a graph without a cache, and no other outputs.
 pub fn range_probe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<RangeProbe, ExportError> {
     let short = ExportOptions { head: options.head.without_cache(), taps: false, ..options.clone() };
     let exact = ExportOptions {
@@ -83,17 +84,37 @@ pub fn range_probe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<R
     let short = export::written(checkpoint, &short)?;
     let exact = export::written(checkpoint, &exact)?;
     let held = Held::of(&short);
-    let in_fp32: BTreeSet<&str> =
-        exact.made.iter().filter(|it| it.dtype == DataType::F32).map(|it| it.node.as_str()).collect();
-    let mut model = exact.model.clone();
-    let (mut nodes, mut touched) = (Vec::new(), Vec::new());
-    let mut outputs = Vec::new();
+    let mut model = exact.model;
     if let Some(graph) = model.graph.as_mut() {
         graph.output.clear();
+    }
+    Ok(watched(model, &exact.made, DataType::F32, &held, short.narrowed))
+}
+
+/// The graph of these options itself, with the magnitudes beside its own outputs: it tells that fp16 is too narrow, since
+/// what it cannot hold becomes infinite, though not how large things would have become.
+pub fn range_watch(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<RangeProbe, ExportError> {
+    let written = export::written(checkpoint, options)?;
+    let held = Held::of(&written);
+    Ok(watched(written.model, &written.made, DataType::F16, &held, written.narrowed))
+}
+
+/// The graph, with the largest magnitudes of what it makes in `dtype` and the other holds in fp16.
+fn watched(
+    mut model: ModelProto,
+    made: &[Made],
+    dtype: DataType,
+    held: &Held,
+    weights: BTreeMap<String, BTreeSet<String>>,
+) -> RangeProbe {
+    let made: BTreeSet<&str> =
+        made.iter().filter(|it| it.dtype == dtype).map(|it| it.node.as_str()).collect();
+    let (mut nodes, mut touched, mut outputs) = (Vec::new(), Vec::new(), Vec::new());
+    if let Some(graph) = model.graph.as_mut() {
         let mut added = Vec::new();
         for node in &graph.node {
             let (Some(name), Some(value)) = (&node.name, node.output.first()) else { continue };
-            let Some(modules) = held.touching(name).filter(|_| in_fp32.contains(name.as_str())) else {
+            let Some(modules) = held.touching(name).filter(|_| made.contains(name.as_str())) else {
                 continue;
             };
             let output = format!("largest/{name}");
@@ -105,32 +126,41 @@ pub fn range_probe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<R
         graph.node.extend(added);
         graph.output.extend(outputs.iter().map(|name| probe::output(name)));
     }
-    Ok(RangeProbe { onnx: model.encode_to_vec(), outputs, weights: short.narrowed, nodes, touched })
+    RangeProbe { onnx: model.encode_to_vec(), outputs, weights, nodes, touched }
 }
 
-/// max(maximum, −minimum): no second tensor of the size of the first is made.
-fn largest_magnitude(value: &str, output: &str) -> [NodeProto; 4] {
-    let node = |operator: &str, inputs: &[&str], output: String| NodeProto {
-        input: inputs.iter().map(|&input| input.to_owned()).collect(),
-        name: Some(output.clone()),
-        output: vec![output],
-        op_type: Some(operator.to_owned()),
-        attribute: match operator {
-            "ReduceMax" | "ReduceMin" => vec![AttributeProto {
-                name: Some("keepdims".to_owned()),
-                i: Some(0),
-                r#type: Some(2),
-                ..AttributeProto::default()
-            }],
-            _ => Vec::new(),
-        },
+/// max(maximum, −minimum) in fp32: no second tensor of the size of the first is made.
+fn largest_magnitude(value: &str, output: &str) -> [NodeProto; 5] {
+    let node = |operator: &str, inputs: &[&str], output: String| {
+        let attribute = match operator {
+            "ReduceMax" | "ReduceMin" => Some(("keepdims", 0)),
+            "Cast" => Some(("to", i64::from(DataType::F32.onnx()))),
+            _ => None,
+        };
+        NodeProto {
+            input: inputs.iter().map(|&input| input.to_owned()).collect(),
+            name: Some(output.clone()),
+            output: vec![output],
+            op_type: Some(operator.to_owned()),
+            attribute: attribute
+                .map(|(name, value)| AttributeProto {
+                    name: Some(name.to_owned()),
+                    i: Some(value),
+                    r#type: Some(2),
+                    ..AttributeProto::default()
+                })
+                .into_iter()
+                .collect(),
+        }
     };
-    let [high, low, below] = ["high", "low", "below"].map(|part| format!("{output}/{part}"));
+    let [high, low, below, either] =
+        ["high", "low", "below", "either"].map(|part| format!("{output}/{part}"));
     [
         node("ReduceMax", &[value], high.clone()),
         node("ReduceMin", &[value], low.clone()),
         node("Neg", &[&low], below.clone()),
-        node("Max", &[&high, &below], output.to_owned()),
+        node("Max", &[&high, &below], either.clone()),
+        node("Cast", &[&either], output.to_owned()),
     ]
 }
 

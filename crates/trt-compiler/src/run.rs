@@ -2,6 +2,7 @@
 
 mod batches;
 mod beside;
+mod builder_graph;
 mod calibrate;
 mod check;
 mod engine;
@@ -33,6 +34,8 @@ use crate::report;
 use crate::reuse::LAYERS_FILE;
 use crate::runtimes::RtxLibraries;
 use crate::session::OnnxRuntime;
+use check::Checked;
+use overflow::Look;
 
 pub(crate) use batches::CHECK_TOKENS;
 
@@ -76,32 +79,15 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
     let mut plan = plan(job)?;
     let mut files = run.step(Step::Source, |run| run.stage_model(&staging, &plan))?;
     let calibration = run.calibrate(&staging, &mut plan, &host.onnxruntime)?;
-    let overflow = run.look_for_overflow(&staging, &mut plan, &host.onnxruntime)?;
-    let packed = run.pack(&staging, &plan)?.map(|(file, record)| {
-        files.push(file);
-        record
-    });
-    run.step(Step::Export, |run| run.write_graph(&staging, &mut plan, &mut files))?;
+    let mut look = run.when_to_look(&plan);
+    let (evidence, engine) = loop {
+        if let Some(made) = run.make(&staging, &mut plan, &mut files, &host, look)? {
+            break made;
+        }
+        look = Look::First;
+    };
+    let mut evidence = Evidence { calibration, ..evidence };
     let library = host.libraries.as_ref().map(|libraries| libraries.core.clone());
-    let wanted = match host.libraries {
-        Some(libraries) => {
-            let request = run.request(&staging, &plan, libraries);
-            Some(run.look_for_engine(&staging, &plan, request, &files)?)
-        }
-        None => None,
-    };
-    let beside = run.build_beside(&plan, wanted.as_ref());
-    let mut evidence = match &plan.given {
-        Some(given) => run.check_given(&staging, &plan, given, &host.onnxruntime)?,
-        None => Evidence { calibration, overflow, packed, ..run.check(&staging, &plan, &host.onnxruntime)? },
-    };
-    let engine = match wanted {
-        Some(wanted) => {
-            let work = |run: &mut Run<'_>| run.build_engine(&staging, &plan, wanted, beside);
-            Some(run.step_begun_before(Step::Engine, work)?)
-        }
-        None => None,
-    };
     if let (Some(library), Some((_, path))) = (&library, &engine) {
         evidence.engine_verdict = run.judge_engine(&staging, &plan, library, path)?;
     }
@@ -151,6 +137,9 @@ pub fn dry_run(job: &Job) -> Result<Plan, CompileError> {
     plan(job)
 }
 
+/// An engine's description, and where in the version its plan is.
+type Engine = (EngineDescription, PayloadPath);
+
 /// A run under way.
 struct Run<'a> {
     job: &'a Job,
@@ -189,6 +178,69 @@ impl Run<'_> {
     fn end(&mut self, step: Step, summary: &str, took: Duration) {
         self.observer.end(step, summary, took);
         self.steps.push((step, took.as_secs_f64()));
+    }
+
+    /// From the look at what fp16 cannot hold to the engine. `None` if it was left to the check, and the check has seen such a
+    /// thing: all is as before then.
+    fn make(
+        &mut self,
+        staging: &Staging,
+        plan: &mut Plan,
+        files: &mut Vec<FileEntry>,
+        host: &Host,
+        look: Look,
+    ) -> Result<Option<(Evidence, Option<Engine>)>, CompileError> {
+        let runtime = &host.onnxruntime;
+        let overflow = match look {
+            Look::First => self.look_for_overflow(staging, plan, runtime)?,
+            Look::WithCheck => None,
+        };
+        let packed = self.pack(staging, plan)?.map(|(file, record)| {
+            files.push(file);
+            record
+        });
+        self.step(Step::Export, |run| run.write_graph(staging, plan, files))?;
+        let wanted = match &host.libraries {
+            Some(libraries) => {
+                let request = self.request(staging, plan, libraries.clone());
+                Some(self.look_for_engine(staging, plan, request, files)?)
+            }
+            None => None,
+        };
+        let beside = self.build_beside(staging, plan, wanted.as_ref())?;
+        let evidence = match &plan.given {
+            Some(given) => self.check_given(staging, plan, given, runtime)?,
+            None => match self.check(staging, plan, runtime, look)? {
+                Checked::Passed(evidence) => {
+                    let overflow = overflow.or_else(|| evidence.overflow.clone());
+                    Evidence { overflow, packed, ..*evidence }
+                }
+                Checked::TooLarge => {
+                    drop(beside);
+                    Self::take_back(staging)?;
+                    return Ok(None);
+                }
+            },
+        };
+        let engine = match wanted {
+            Some(wanted) => {
+                let work = |run: &mut Run<'_>| run.build_engine(staging, plan, wanted, beside);
+                Some(self.step_begun_before(Step::Engine, work)?)
+            }
+            None => None,
+        };
+        Ok(Some((evidence, engine)))
+    }
+
+    /// Takes the graph out of the staging, and an engine that was taken over for it.
+    fn take_back(staging: &Staging) -> Result<(), CompileError> {
+        let (graph, engines) = (staging.path().join(GRAPH), staging.path().join("engines"));
+        let io = |path: PathBuf| move |source| CompileError::Io { doing: "take back", path, source };
+        fs::remove_file(&graph).map_err(io(graph))?;
+        match fs::remove_dir_all(&engines) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io(engines)(error)),
+            _ => Ok(()),
+        }
     }
 
     fn stage_model(
@@ -231,7 +283,7 @@ impl Run<'_> {
         &mut self,
         staging: Staging,
         evidence: &Evidence,
-        engine: Option<&(EngineDescription, PayloadPath)>,
+        engine: Option<&Engine>,
     ) -> Result<(Published, String), CompileError> {
         staging.write(&payload_path("evidence.json")?, &json_file(evidence))?;
         let layers: Option<Vec<Layer>> = engine.and_then(|(_, plan)| {

@@ -23,7 +23,7 @@ const MEANINGS: [(EngineInvalidityDiagnostics, &str); 7] = [
 /// Opens the plan with the libraries that would run it.
 pub(super) fn examine(request: &ExamineRequest, channel: &Channel) -> Result<Examined, Failure> {
     trtx::dynamically_load_tensorrt(Some(&request.libraries.core)).at(LOADING)?;
-    let logger = Logger::new(Reporter(channel.clone())).at("create the logger")?;
+    let logger = Logger::new(Reporter::new(channel.clone())).at("create the logger")?;
     let plan = std::fs::read(&request.plan).at("read the plan")?;
     let mut runtime = Runtime::new(&logger).at("create the runtime")?;
     let problems = problems(&runtime, &plan)?;

@@ -1,8 +1,12 @@
 //! Engines: what is asked for, what came out, and the child process that builds them.
 
 #[cfg(feature = "tensorrt")]
+mod builder;
+#[cfg(feature = "tensorrt")]
 mod examiner;
 mod host;
+#[cfg(feature = "tensorrt")]
+mod memory;
 mod options;
 #[cfg(feature = "tensorrt")]
 mod worker;

@@ -4,30 +4,31 @@ use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use engine_runtime::{Caching, Engine, RuntimeOptions};
 use rustix::process::Signal;
+use trtx::BuilderFlag;
 #[cfg(not(feature = "tensorrt-enterprise"))]
 use trtx::builder::ComputeCapability;
-use trtx::interfaces::MonitorProgress;
 use trtx::logger::{LogHandler, Severity};
-use trtx::trtx_sys::{Dims64, MemoryPoolType};
-use trtx::{Builder, BuilderConfig, BuilderFlag, Logger, NetworkDefinition, OnnxParser, OptProfileSelector};
+use trtx::trtx_sys::MemoryPoolType;
+use trtx::trtx_sys::nvinfer1::IBuilderConfig;
 
+use super::builder::{Builder, BuilderError, Listener};
 use super::examiner::examine;
 use super::host::memory_bytes;
+use super::memory;
 use super::{
-    EngineFacts, EngineOptions, EngineRequest, JudgeRequest, Layer, PlanTrait, Tf32, WorkerMessage,
-    WorkerRequest,
+    EngineFacts, EngineOptions, EngineRequest, JudgeRequest, PlanTrait, Tf32, WorkerMessage, WorkerRequest,
 };
 use crate::engine_gate::judge_engine;
 use crate::gate::Verdict;
 use crate::interrupt::Interrupt;
 use crate::native;
-use crate::profile::Span;
 
 /// Where messages go: the standard output that the process was started with.
 #[derive(Clone)]
@@ -51,6 +52,7 @@ pub fn worker_main() -> ExitCode {
     if rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
         return ExitCode::FAILURE;
     }
+    memory::keep_nothing();
     let Ok(channel) = take_over_stdout() else {
         return ExitCode::FAILURE;
     };
@@ -132,19 +134,14 @@ fn judge(request: &JudgeRequest) -> Result<Verdict, Failure> {
 
 fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Failure> {
     let version = native::tensorrt_version(&request.libraries.core, None).at(LOADING)?;
-    trtx::dynamically_load_tensorrt(Some(&request.libraries.core)).at(LOADING)?;
-    trtx::dynamically_load_tensorrt_onnxparser(Some(&request.libraries.parser)).at("load the ONNX parser")?;
-    let logger = Logger::new(Reporter(channel.clone())).at("create the logger")?;
-    let mut builder = Builder::new(&logger).at("create the builder")?;
-    let network = builder.create_network(0).at("create the network")?;
-    let mut config = builder.create_config().at("create the builder's configuration")?;
+    let heard = Box::new(Reporter::new(channel.clone()));
+    let mut builder = Builder::open(&request.libraries, heard).at("create the builder")?;
 
     let start = Instant::now();
-    let mut parser = OnnxParser::new(network, &logger).at("create the parser")?;
     let path = request.onnx.to_str().ok_or("the path of the graph is not UTF-8").at("parse the graph")?;
-    parser.parse_from_file(path, 0).at("parse the graph")?;
+    builder.parse(path).at("parse the graph")?;
     let parse_seconds = start.elapsed().as_secs_f64();
-    if parser.network().nb_outputs() == 0 {
+    if builder.nb_outputs() == 0 {
         // An empty file is an empty message, which the parser takes for a graph.
         return Err(Failure {
             stage: "parse the graph",
@@ -152,28 +149,29 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
             os_error: None,
         });
     }
-    let layers = layers(parser.network()).at("list the layers")?;
-
-    add_profiles(&mut builder, &mut config, request)?;
-    set_targets(&mut config, request)?;
-    set_options(&mut config, &request.options)?;
-    match request.tf32 {
-        Tf32::Allowed => config.set_flag(BuilderFlag::kTF32),
-        Tf32::Forbidden => config.clear_flag(BuilderFlag::kTF32),
+    for inputs in &request.profiles {
+        builder.add_profile(inputs).at("set the profile")?;
     }
-    config.set_progress_monitor(Box::new(Monitor::new(channel.clone()))).at("watch the build")?;
+    set_targets(builder.config(), request)?;
+    set_options(builder.config(), &request.options)?;
+    match request.tf32 {
+        Tf32::Allowed => builder.config().setFlag(BuilderFlag::kTF32.into()),
+        Tf32::Forbidden => builder.config().clearFlag(BuilderFlag::kTF32.into()),
+    }
+    let layers = serde_json::to_vec(&builder.layers()).at("list the layers")?;
+    write_new(&request.layers, &layers).at("write the list of layers")?;
 
     let start = Instant::now();
-    let plan = builder.build_serialized_network(parser.network_mut(), &mut config).at("build the engine")?;
-    let build_seconds = start.elapsed().as_secs_f64();
-    write_new(&request.plan, &plan).at("write the plan")?;
-    let layers = serde_json::to_vec(&layers).at("list the layers")?;
-    write_new(&request.layers, &layers).at("write the list of layers")?;
+    let plan = create_new(&request.plan).at("write the plan")?;
+    let plan_bytes = match builder.build_to(plan) {
+        Err(error @ BuilderError::Write(_)) => return Err(error).at("write the plan"),
+        built => built.at("build the engine")?,
+    };
     Ok(EngineFacts {
         version,
-        plan_bytes: plan.len() as u64,
+        plan_bytes,
         parse_seconds,
-        build_seconds,
+        build_seconds: start.elapsed().as_secs_f64(),
         peak_memory_bytes: memory_bytes("self", "VmHWM:").unwrap_or_default(),
         // Whoever waits for this process looks at it: a thread of its own would need memory where there may be none.
         peak_private_bytes: 0,
@@ -181,93 +179,45 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
     })
 }
 
-fn add_profiles(
-    builder: &mut Builder<'_>,
-    config: &mut BuilderConfig<'_>,
-    request: &EngineRequest,
-) -> Result<(), Failure> {
-    let stage = "set the profile";
-    for inputs in &request.profiles {
-        let mut profile = builder.creata_optimization_profile().at(stage)?;
-        for input in inputs {
-            for selector in [OptProfileSelector::kMIN, OptProfileSelector::kOPT, OptProfileSelector::kMAX] {
-                let dims: Vec<i64> = input.dims.iter().map(|span| i64::from(size(span, selector))).collect();
-                profile.set_dimensions(&input.name, selector, &Dims64::from_slice(&dims)).at(stage)?;
-            }
-        }
-        config.add_optimization_profile(&mut profile).at(stage)?;
-    }
-    Ok(())
-}
-
-fn set_options(config: &mut BuilderConfig<'_>, options: &EngineOptions) -> Result<(), Failure> {
+fn set_options(mut config: Pin<&mut IBuilderConfig>, options: &EngineOptions) -> Result<(), Failure> {
     if let Some(level) = options.level {
-        config.set_builder_optimization_level(level.into());
+        config.as_mut().setBuilderOptimizationLevel(level.into());
     }
     if let Some(bytes) = options.workspace_bytes {
-        config.set_memory_pool_limit(
-            MemoryPoolType::kWORKSPACE,
-            usize::try_from(bytes).at("set the workspace")?,
-        );
+        let bytes = usize::try_from(bytes).at("set the workspace")?;
+        config.as_mut().setMemoryPoolLimit(MemoryPoolType::kWORKSPACE.into(), bytes);
     }
     if options.traits.contains(&PlanTrait::WeightStreaming) {
-        config.set_flag(BuilderFlag::kWEIGHT_STREAMING);
+        config.as_mut().setFlag(BuilderFlag::kWEIGHT_STREAMING.into());
     }
     if options.traits.contains(&PlanTrait::Stripped) {
         // Without another flag the weights that it gets later must be those it was built with, which they are.
-        config.set_flag(BuilderFlag::kSTRIP_PLAN);
+        config.as_mut().setFlag(BuilderFlag::kSTRIP_PLAN.into());
     }
     // TensorRT-RTX has neither, which is said before a build.
     #[cfg(feature = "tensorrt-enterprise")]
     {
         if options.traits.contains(&PlanTrait::VersionCompatible) {
-            config.set_flag(BuilderFlag::kVERSION_COMPATIBLE);
+            config.as_mut().setFlag(BuilderFlag::kVERSION_COMPATIBLE.into());
         }
         if options.traits.contains(&PlanTrait::HardwareCompatible) {
-            config.set_hardware_compatibility_level(trtx::HardwareCompatibilityLevel::kAMPERE_PLUS);
+            let level = trtx::HardwareCompatibilityLevel::kAMPERE_PLUS;
+            config.as_mut().setHardwareCompatibilityLevel(level.into());
         }
     }
     Ok(())
 }
 
-/// The layers as parsed. What TensorRT makes of them shows only where a GPU can load the plan.
-fn layers(network: &NetworkDefinition<'_>) -> trtx::Result<Vec<Layer>> {
-    (0..network.nb_layers())
-        .map(|index| {
-            let layer = network.layer(index)?;
-            let output = layer.output(network, 0)?;
-            Ok(Layer {
-                name: layer.name(network),
-                kind: plain(&format!("{:?}", layer.layer_type_dynamic())),
-                dtype: plain(&format!("{:?}", output.get_type(network))),
-                shape: output.dimensions(network)?,
-            })
-        })
-        .collect()
-}
-
-/// `kMATRIX_MULTIPLY` without its first letter and its shouting.
-fn plain(constant: &str) -> String {
-    constant.strip_prefix('k').unwrap_or(constant).to_lowercase()
-}
-
-fn size(span: &Span, selector: OptProfileSelector) -> u32 {
-    match selector {
-        OptProfileSelector::kMIN => span.min,
-        OptProfileSelector::kOPT => span.opt,
-        OptProfileSelector::kMAX => span.max,
-    }
-}
-
 #[cfg(not(feature = "tensorrt-enterprise"))]
-fn set_targets(config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Result<(), Failure> {
+fn set_targets(mut config: Pin<&mut IBuilderConfig>, request: &EngineRequest) -> Result<(), Failure> {
     let stage = "set the targets";
     if request.targets.is_empty() {
         // TensorRT then builds for the GPU of this host, whatever that is, and says so where there is none.
         return Ok(());
     }
     let count = i32::try_from(request.targets.len()).at(stage)?;
-    config.set_nb_compute_capabilities(count).at(stage)?;
+    let refused = || BuilderError::Refused;
+    config.as_mut().setNbComputeCapabilities(count).then_some(()).ok_or_else(refused).at(stage)?;
     for (index, target) in (0..).zip(&request.targets) {
         let capability = match target.sm() {
             75 => ComputeCapability::kSM75,
@@ -280,14 +230,15 @@ fn set_targets(config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Resul
                 return Err(Failure { stage, reason: format!("SM {other} is unknown"), os_error: None });
             }
         };
-        config.set_compute_capability(capability, index).at(stage)?;
+        let set = config.as_mut().setComputeCapability(capability.into(), index);
+        set.then_some(()).ok_or_else(refused).at(stage)?;
     }
     Ok(())
 }
 
 /// This TensorRT times kernels on the GPU of this host, and builds for no other generation.
 #[cfg(feature = "tensorrt-enterprise")]
-fn set_targets(_config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Result<(), Failure> {
+fn set_targets(_config: Pin<&mut IBuilderConfig>, request: &EngineRequest) -> Result<(), Failure> {
     let stage = "set the targets";
     let gpus = native::gpus().map_err(|reason| Failure { stage, reason, os_error: None })?;
     let here = gpus.first().map(|gpu| gpu.sm).unwrap_or_default();
@@ -303,39 +254,44 @@ fn set_targets(_config: &mut BuilderConfig<'_>, request: &EngineRequest) -> Resu
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    create_new(path)?.write_all(bytes)
+}
+
+fn create_new(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let mut file = File::create_new(path)?;
-    file.write_all(bytes)
+    File::create_new(path)
 }
 
-/// Sends warnings and errors of TensorRT to the parent. The parser's errors, with the names of the nodes, come this way.
-pub(super) struct Reporter(pub(super) Channel);
-
-impl LogHandler for Reporter {
-    fn log(&self, severity: Severity, message: &str) {
-        if severity <= Severity::Warning {
-            let error = severity <= Severity::Error;
-            self.0.send(&WorkerMessage::Log { error, text: message.trim().to_owned() });
-        }
-    }
-}
-
-/// Sends the progress of the outermost phase to the parent.
-struct Monitor {
+/// Sends warnings and errors of TensorRT to the parent, and how far it is. The parser's errors, with the names of the nodes,
+/// come this way.
+pub(super) struct Reporter {
     channel: Channel,
     phases: Mutex<Vec<(String, i32)>>,
 }
 
-impl Monitor {
-    fn new(channel: Channel) -> Self {
+impl Reporter {
+    pub(super) fn new(channel: Channel) -> Self {
         Self { channel, phases: Mutex::new(Vec::new()) }
     }
 }
 
-impl MonitorProgress for Monitor {
-    fn phase_start(&self, phase: &str, _parent: Option<&str>, steps: i32) {
+impl LogHandler for Reporter {
+    fn log(&self, severity: Severity, message: &str) {
+        Listener::log(self, severity, message);
+    }
+}
+
+impl Listener for Reporter {
+    fn log(&self, severity: Severity, message: &str) {
+        if severity <= Severity::Warning {
+            let error = severity <= Severity::Error;
+            self.channel.send(&WorkerMessage::Log { error, text: message.trim().to_owned() });
+        }
+    }
+
+    fn phase_start(&self, phase: &str, steps: i32) {
         if let Ok(mut phases) = self.phases.lock() {
             phases.push((phase.to_owned(), steps));
         }
@@ -353,6 +309,7 @@ impl MonitorProgress for Monitor {
     }
 
     fn phase_finish(&self, phase: &str) {
+        memory::give_back();
         if let Ok(mut phases) = self.phases.lock() {
             phases.retain(|(name, _)| name != phase);
         }

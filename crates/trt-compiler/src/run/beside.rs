@@ -4,9 +4,13 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use model_store::Staging;
+
 use super::Run;
+use super::builder_graph::BuilderGraph;
 use super::engine::Wanted;
-use crate::engine::{self, EngineError, EngineFacts, EngineRequest, available_memory_bytes};
+use crate::engine::{self, EngineError, EngineFacts, available_memory_bytes};
+use crate::error::CompileError;
 use crate::interrupt::Interrupt;
 use crate::job::{HostUse, Plan};
 
@@ -21,19 +25,31 @@ pub(super) struct Beside {
 impl Run<'_> {
     /// Starts the builder if the run has this host for itself, and the host has memory for the builder and the check at a
     /// time.
-    pub(super) fn build_beside(&self, plan: &Plan, wanted: Option<&Wanted>) -> Option<Beside> {
-        let request = wanted.filter(|_| self.job.host == HostUse::Alone)?.to_build()?;
+    pub(super) fn build_beside(
+        &self,
+        staging: &Staging,
+        plan: &Plan,
+        wanted: Option<&Wanted>,
+    ) -> Result<Option<Beside>, CompileError> {
+        let Some(request) = wanted.filter(|_| self.job.host == HostUse::Alone).and_then(Wanted::to_build)
+        else {
+            return Ok(None);
+        };
         let both = plan.check_bytes().saturating_add(plan.builder_bytes());
-        (available_memory_bytes()? >= both).then(|| self.start(request.clone()))
+        if available_memory_bytes().is_none_or(|free| free < both) {
+            return Ok(None);
+        }
+        let graph = self.graph_for_builder(staging, plan, request)?;
+        Ok(Some(self.start(graph)))
     }
 
-    fn start(&self, request: EngineRequest) -> Beside {
+    fn start(&self, graph: BuilderGraph) -> Beside {
         let (stop, options) = (self.interrupt.of_a_part(), self.job.build.clone());
         let (sender, progress) = mpsc::channel();
         let heeded = stop.clone();
         let builder = std::thread::spawn(move || {
             let start = Instant::now();
-            let facts = engine::build(&request, &options, &heeded, |phase, step, steps| {
+            let facts = engine::build(graph.request(), &options, &heeded, |phase, step, steps| {
                 // Whoever does not listen any more waits for the end only.
                 let _ = sender.send((phase.to_owned(), step, steps));
             })?;

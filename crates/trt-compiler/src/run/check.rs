@@ -1,11 +1,12 @@
 //! The steps that run the graph beside its reference, and judge it.
 
-use model_loader::TokenBatch;
+use model_loader::{Output, TokenBatch};
 use model_store::Staging;
 use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Precision};
 use serde_json::{Map, Value, json};
 
 use super::batches::{batches, cut};
+use super::overflow::Look;
 use super::{Run, stepwise};
 use crate::error::CompileError;
 use crate::evidence::Evidence;
@@ -13,7 +14,8 @@ use crate::explain::{self, Explanation};
 use crate::gate::{Gate, Thresholds, Verdict};
 use crate::job::{Plan, WeightForm};
 use crate::observer::Step;
-use crate::session::OnnxRuntime;
+use crate::overflow::{OverflowRecord, Watch};
+use crate::session::{OnnxRuntime, OnnxSession};
 use crate::subject::{Subject, Words};
 use crate::texts;
 
@@ -21,16 +23,30 @@ use crate::texts;
 /// explained.
 type Judged = (Gate, Option<Bf16>, Option<ExportOptions>);
 
+/// What a check comes to that refuses nothing.
+pub(super) enum Checked {
+    Passed(Box<Evidence>),
+    /// The graph holds in fp16 what fp16 cannot hold: it is to be looked into, and written anew.
+    TooLarge,
+}
+
 impl Run<'_> {
-    /// Runs the graph and the reference on the texts, and judges.
+    /// Runs the graph and the reference on the texts, and judges; watches meanwhile how large the graph's values get, if
+    /// that is wanted.
     pub(super) fn check(
         &mut self,
         staging: &Staging,
         plan: &Plan,
         runtime: &OnnxRuntime,
-    ) -> Result<Evidence, CompileError> {
+        look: Look,
+    ) -> Result<Checked, CompileError> {
         let job = self.job;
-        let (gate, bf16, judged) = self.step(Step::Check, |run| run.compare(staging, plan, runtime))?;
+        let watch = match (look, plan.overflow) {
+            (Look::WithCheck, Some(limits)) => Some(Watch::of_graph(staging.path(), &plan.options, limits)?),
+            _ => None,
+        };
+        let compared = self.step(Step::Check, |run| run.compare(staging, plan, runtime, watch))?;
+        let Some(((gate, bf16, judged), overflow)) = compared else { return Ok(Checked::TooLarge) };
         let verdict = self.step(Step::Gate, |run| {
             let verdict = gate.judge(plan.thresholds);
             if !verdict.passed() {
@@ -59,7 +75,7 @@ impl Run<'_> {
             || format!("the model itself, {by}, fp32"),
             |folder| format!("{}, {by}, fp32", folder.display()),
         );
-        Ok(Evidence {
+        Ok(Checked::Passed(Box::new(Evidence {
             format: 1,
             source: plan.source.clone(),
             graph: None,
@@ -68,7 +84,7 @@ impl Run<'_> {
             texts_sha256: texts::digest(&job.texts),
             bf16,
             calibration: None,
-            overflow: None,
+            overflow,
             packed: None,
             keep_fp32: job.keep_fp32.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
             materialised: job.weights == WeightForm::Materialised,
@@ -77,16 +93,23 @@ impl Run<'_> {
             engine_verdict: None,
             tools: tools(runtime),
             host: host_name(),
-        })
+        })))
     }
 
+    /// `None` once the graph was seen to hold what fp16 cannot.
     fn compare(
         &mut self,
         staging: &Staging,
         plan: &Plan,
         runtime: &OnnxRuntime,
-    ) -> Result<(Judged, String), CompileError> {
+        mut watch: Option<Watch>,
+    ) -> Result<(Option<(Judged, Option<OverflowRecord>)>, String), CompileError> {
         let job = self.job;
+        if let Some(watch) = &watch
+            && !watch.weights(staging.path(), self.interrupt, |_, _| ())?.is_empty()
+        {
+            return Ok((None, "a weight is too large for fp16".to_owned()));
+        }
         // ONNX Runtime has no bfloat16 kernels for a CPU: there the same graph is checked with rounding written out.
         let bf16 = (job.precision == Precision::Bf16).then_some(Bf16::Emulated);
         let options = ExportOptions { bf16: bf16.unwrap_or_default(), ..plan.options.clone() };
@@ -94,7 +117,9 @@ impl Run<'_> {
             None => plan.exported.clone(),
             Some(_) => onnx_export::export(&Checkpoint::open(staging.path())?, &options)?,
         };
-        let mut session = runtime.load(&exported.onnx, staging.path())?;
+        // A graph that tells more is the same graph: what it gives else, and how, does not change.
+        let onnx = watch.as_ref().map_or(exported.onnx.as_slice(), Watch::onnx);
+        let mut session = runtime.load(onnx, staging.path())?;
         let cached = matches!(plan.export.head, Head::CausalLm { cache: true });
         let words = Words::open(staging.path(), &plan.options.head)?;
         let batches = batches(&job.texts, plan, &words)?;
@@ -102,6 +127,8 @@ impl Run<'_> {
         let folder = job.reference.as_deref().unwrap_or_else(|| job.source.folder());
         let reference = Subject::open(folder, &plan.export.head)?;
         let output = plan.export.head.output();
+        let told: Vec<String> = watch.iter().flat_map(Watch::outputs).map(str::to_owned).collect();
+        let outputs: Vec<&str> = std::iter::once(output).chain(told.iter().map(String::as_str)).collect();
         let scores = matches!(
             plan.export.head,
             Head::SequenceClassification | Head::TokenClassification | Head::CausalLm { .. }
@@ -112,24 +139,35 @@ impl Run<'_> {
             self.interrupt.check()?;
             self.observer.progress(Step::Check, done, total, "");
             let expected = reference.run(batch)?;
-            let found = if cached {
-                stepwise::run(&mut session, &exported.report.inputs, batch, output)?
-            } else {
-                session.run(batch, output)?
+            let found = match &mut watch {
+                Some(watch) => {
+                    let found = run_watched(&mut session, batch, &outputs, watch)?;
+                    if watch.is_over() {
+                        let summary =
+                            format!("text {} takes the graph beyond fp16", texts.first().unwrap_or(&1));
+                        return Ok((None, summary));
+                    }
+                    found
+                }
+                None if cached => stepwise::run(&mut session, &exported.report.inputs, batch, output)?,
+                None => session.run(batch, output)?,
             };
             gate.add(batch, texts, &expected, &found);
         }
+        let overflow = watch
+            .zip(plan.overflow)
+            .map(|(watch, limits)| self.seen_in_check(watch.found(Vec::new()), limits));
         let how = match job.precision {
             Precision::Bf16 => ", bf16 rounding emulated",
             Precision::Tf32 => ", in fp32 (only a GPU rounds to tf32)",
             _ => "",
         };
         let steps = if cached { ", the last tokens one by one with the cache" } else { "" };
+        let seen = overflow.as_ref().map(|record| format!(", {}", record.magnitudes())).unwrap_or_default();
         let judged = job.explain.then_some(options);
-        Ok((
-            (gate, bf16, judged),
-            format!("onnx runtime {}, {} texts{how}{steps}", runtime.version, job.texts.len()),
-        ))
+        let summary =
+            format!("onnx runtime {}, {} texts{how}{steps}{seen}", runtime.version, job.texts.len());
+        Ok((Some(((gate, bf16, judged), overflow)), summary))
     }
 
     /// Where the graph that was judged parts from the same graph in fp32, on the text that is worst.
@@ -157,6 +195,21 @@ impl Run<'_> {
             interrupt: self.interrupt,
         })
     }
+}
+
+/// Runs one batch, and hands on the first of the outputs; the others tell of magnitudes.
+fn run_watched(
+    session: &mut OnnxSession,
+    batch: &TokenBatch,
+    outputs: &[&str],
+    watch: &mut Watch,
+) -> Result<Output, CompileError> {
+    let mut found = None;
+    session.run_each(batch, outputs, |place, output| match place.checked_sub(1) {
+        Some(place) => watch.see(place, &output.values),
+        None => found = Some(output),
+    })?;
+    Ok(found.unwrap_or_else(|| Output { shape: Vec::new(), values: Vec::new() }))
 }
 
 pub(super) fn passed(verdict: &Verdict) -> String {

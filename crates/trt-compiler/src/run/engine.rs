@@ -108,7 +108,7 @@ impl Run<'_> {
         let (facts, plan_sha256, reused_from) = if let Some((record, whose)) = search.found {
             (record.facts, record.plan_sha256, Some(whose))
         } else {
-            let (facts, digest, took) = self.run_builder(staging, &request, &path, beside)?;
+            let (facts, digest, took) = self.run_builder(staging, plan, &request, &path, beside)?;
             took_beside = took;
             (facts, digest.to_string(), None)
         };
@@ -160,6 +160,7 @@ impl Run<'_> {
     fn run_builder(
         &self,
         staging: &Staging,
+        plan: &Plan,
         request: &EngineRequest,
         path: &PayloadPath,
         beside: Option<Beside>,
@@ -170,7 +171,11 @@ impl Run<'_> {
         };
         let (facts, took_beside) = match beside {
             Some(beside) => beside.wait(progress)?,
-            None => (engine::build(request, &self.job.build, self.interrupt, progress)?, Duration::ZERO),
+            None => {
+                let graph = self.graph_for_builder(staging, plan, request)?;
+                let facts = engine::build(graph.request(), &self.job.build, self.interrupt, progress)?;
+                (facts, Duration::ZERO)
+            }
         };
         let place = staging.path().join(path.as_str());
         let io = |doing| move |source| CompileError::Io { doing, path: request.plan.clone(), source };
