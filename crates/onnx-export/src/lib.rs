@@ -58,7 +58,7 @@ pub use families::SUPPORTED;
 pub use glob::Pattern;
 pub use heads::{Head, Pooling, SentenceHead};
 pub use ledger::{CastCount, KeptModule};
-pub use materialise::{ConvertedWeights, materialise};
+pub use materialise::{ConvertedWeights, materialise, materialise_graph};
 pub use packed::{Packed, PackedBits, PackedLayer};
 pub use probe::{Probe, node_names, probe};
 pub use quantize::{LinearRange, Ranges, Tap};

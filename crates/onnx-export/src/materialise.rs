@@ -48,13 +48,54 @@ pub fn materialise(
     exported: Exported,
     file: &str,
 ) -> Result<(Exported, Option<ConvertedWeights>), ExportError> {
-    let unreadable = |error: prost::DecodeError| ExportError::Io {
+    let mut model = read(checkpoint, &exported.onnx)?;
+    let Some(weights) = take_casts_away(checkpoint, &mut model, file)? else { return Ok((exported, None)) };
+    let graph = model.graph.as_ref().map_or(&[][..], |graph| &graph.node);
+    let mut report = exported.report;
+    report.weight_casts -= weights.count();
+    report.nodes = graph.len();
+    report.operators = BTreeMap::new();
+    for node in graph {
+        *report.operators.entry(node.op_type().to_owned()).or_default() += 1;
+    }
+    let initializers = model.graph.as_ref().map_or(&[][..], |graph| &graph.initializer);
+    // Weights that something else reads as they are stored are still pointed at.
+    let left: u64 = initializers.iter().filter_map(|tensor| stored_bytes(checkpoint, tensor)).sum();
+    report.weight_bytes = left + weights.conversions.iter().map(Conversion::bytes).sum::<u64>();
+    report.initializers = initializers.len();
+    let onnx = model.encode_to_vec();
+    report.onnx_bytes = onnx.len();
+    report.onnx_sha256 = hex::encode(Sha256::digest(&onnx));
+    Ok((Exported { onnx, report, ..exported }, Some(weights)))
+}
+
+/// [`materialise`] for a graph of this checkpoint that is no export of its own, such as one with more outputs. Two graphs can share
+/// a file if it is the [same](ConvertedWeights::same_file).
+pub fn materialise_graph(
+    checkpoint: &Checkpoint,
+    onnx: &[u8],
+    file: &str,
+) -> Result<Option<(Vec<u8>, ConvertedWeights)>, ExportError> {
+    let mut model = read(checkpoint, onnx)?;
+    let weights = take_casts_away(checkpoint, &mut model, file)?;
+    Ok(weights.map(|weights| (model.encode_to_vec(), weights)))
+}
+
+fn read(checkpoint: &Checkpoint, onnx: &[u8]) -> Result<ModelProto, ExportError> {
+    ModelProto::decode(onnx).map_err(|error| ExportError::Io {
         doing: "read the graph of",
         path: checkpoint.folder().to_owned(),
         source: io::Error::other(error),
-    };
-    let mut model = ModelProto::decode(exported.onnx.as_slice()).map_err(unreadable)?;
-    let Some(graph) = model.graph.as_mut() else { return Ok((exported, None)) };
+    })
+}
+
+/// Has the graph point at converted weights where it has casts; `None` if it has none.
+fn take_casts_away(
+    checkpoint: &Checkpoint,
+    model: &mut ModelProto,
+    file: &str,
+) -> Result<Option<ConvertedWeights>, ExportError> {
+    let Some(graph) = model.graph.as_mut() else { return Ok(None) };
     let stored: HashSet<&str> = graph
         .initializer
         .iter()
@@ -71,35 +112,19 @@ pub fn materialise(
         }
     }
     if casts.is_empty() {
-        return Ok((exported, None));
+        return Ok(None);
     }
     let weights = ConvertedWeights::new(checkpoint, &casts)?;
     let values: HashSet<&str> = casts.iter().map(|(value, ..)| value.as_str()).collect();
     graph.node.retain(|node| !node.output.iter().any(|output| values.contains(output.as_str())));
-    let (mut offset, mut spared) = (weights.header.len() as u64, 0);
+    let mut offset = weights.header.len() as u64;
     for ((value, ..), conversion) in casts.iter().zip(&weights.conversions) {
-        let length = conversion.bytes();
         graph.initializer.push(conversion.initializer(value, file, offset));
-        offset += length;
-        spared += length;
+        offset += conversion.bytes();
     }
     let used: HashSet<&str> = graph.node.iter().flat_map(|node| &node.input).map(String::as_str).collect();
     graph.initializer.retain(|tensor| tensor.name.as_deref().is_some_and(|name| used.contains(name)));
-    let mut report = exported.report;
-    // Weights that something else reads as they are stored are still pointed at.
-    let left: u64 = graph.initializer.iter().filter_map(|tensor| stored_bytes(checkpoint, tensor)).sum();
-    report.weight_bytes = left + spared;
-    report.weight_casts -= casts.len();
-    report.nodes = graph.node.len();
-    report.initializers = graph.initializer.len();
-    report.operators = BTreeMap::new();
-    for node in &graph.node {
-        *report.operators.entry(node.op_type().to_owned()).or_default() += 1;
-    }
-    let onnx = model.encode_to_vec();
-    report.onnx_bytes = onnx.len();
-    report.onnx_sha256 = hex::encode(Sha256::digest(&onnx));
-    Ok((Exported { onnx, report, ..exported }, Some(weights)))
+    Ok(Some(weights))
 }
 
 /// The weight, the value and the type of a node that casts a stored weight to a 16-bit float.
@@ -142,6 +167,12 @@ impl ConvertedWeights {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.header.len() as u64 + self.conversions.iter().map(Conversion::bytes).sum::<u64>()
+    }
+
+    /// Whether both write the same file.
+    #[must_use]
+    pub fn same_file(&self, other: &Self) -> bool {
+        self.header == other.header
     }
 
     /// Number of weights.

@@ -34,6 +34,7 @@ use crate::report;
 use crate::reuse::LAYERS_FILE;
 use crate::runtimes::RtxLibraries;
 use crate::session::OnnxRuntime;
+use builder_graph::BuilderGraph;
 use check::Checked;
 use overflow::Look;
 
@@ -207,10 +208,14 @@ impl Run<'_> {
             }
             None => None,
         };
-        let beside = self.build_beside(staging, plan, wanted.as_ref())?;
+        let graph = match &wanted {
+            Some(wanted) if wanted.is_new() => self.graph_for_builder(staging, plan)?,
+            _ => BuilderGraph::as_stored(staging),
+        };
+        let beside = self.build_beside(plan, &graph, wanted.as_ref());
         let evidence = match &plan.given {
             Some(given) => self.check_given(staging, plan, given, runtime)?,
-            None => match self.check(staging, plan, runtime, look)? {
+            None => match self.check(staging, plan, &graph, runtime, look)? {
                 Checked::Passed(evidence) => {
                     let overflow = overflow.or_else(|| evidence.overflow.clone());
                     Evidence { overflow, packed, ..*evidence }
@@ -224,7 +229,7 @@ impl Run<'_> {
         };
         let engine = match wanted {
             Some(wanted) => {
-                let work = |run: &mut Run<'_>| run.build_engine(staging, plan, wanted, beside);
+                let work = |run: &mut Run<'_>| run.build_engine(staging, plan, &graph, wanted, beside);
                 Some(self.step_begun_before(Step::Engine, work)?)
             }
             None => None,

@@ -52,7 +52,6 @@ pub fn worker_main() -> ExitCode {
     if rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
         return ExitCode::FAILURE;
     }
-    memory::keep_nothing();
     let Ok(channel) = take_over_stdout() else {
         return ExitCode::FAILURE;
     };

@@ -4,13 +4,10 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use model_store::Staging;
-
 use super::Run;
 use super::builder_graph::BuilderGraph;
 use super::engine::Wanted;
-use crate::engine::{self, EngineError, EngineFacts, available_memory_bytes};
-use crate::error::CompileError;
+use crate::engine::{self, EngineError, EngineFacts, EngineRequest, available_memory_bytes};
 use crate::interrupt::Interrupt;
 use crate::job::{HostUse, Plan};
 
@@ -27,29 +24,25 @@ impl Run<'_> {
     /// time.
     pub(super) fn build_beside(
         &self,
-        staging: &Staging,
         plan: &Plan,
+        graph: &BuilderGraph,
         wanted: Option<&Wanted>,
-    ) -> Result<Option<Beside>, CompileError> {
-        let Some(request) = wanted.filter(|_| self.job.host == HostUse::Alone).and_then(Wanted::to_build)
-        else {
-            return Ok(None);
-        };
+    ) -> Option<Beside> {
+        let alone = self.job.host == HostUse::Alone;
+        let request = wanted.filter(|wanted| alone && wanted.is_new())?.request(graph);
         let both = plan.check_bytes().saturating_add(plan.builder_bytes());
-        if available_memory_bytes().is_none_or(|free| free < both) {
-            return Ok(None);
-        }
-        let graph = self.graph_for_builder(staging, plan, request)?;
-        Ok(Some(self.start(graph)))
+        (available_memory_bytes()? >= both).then(|| self.start(request, graph.clone()))
     }
 
-    fn start(&self, graph: BuilderGraph) -> Beside {
+    fn start(&self, request: EngineRequest, graph: BuilderGraph) -> Beside {
         let (stop, options) = (self.interrupt.of_a_part(), self.job.build.clone());
         let (sender, progress) = mpsc::channel();
         let heeded = stop.clone();
         let builder = std::thread::spawn(move || {
             let start = Instant::now();
-            let facts = engine::build(graph.request(), &options, &heeded, |phase, step, steps| {
+            // Its files stay until the builder has ended.
+            let _graph = graph;
+            let facts = engine::build(&request, &options, &heeded, |phase, step, steps| {
                 // Whoever does not listen any more waits for the end only.
                 let _ = sender.send((phase.to_owned(), step, steps));
             })?;

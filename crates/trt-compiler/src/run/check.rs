@@ -6,6 +6,7 @@ use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Precision};
 use serde_json::{Map, Value, json};
 
 use super::batches::{batches, cut};
+use super::builder_graph::BuilderGraph;
 use super::overflow::Look;
 use super::{Run, stepwise};
 use crate::error::CompileError;
@@ -37,6 +38,7 @@ impl Run<'_> {
         &mut self,
         staging: &Staging,
         plan: &Plan,
+        graph: &BuilderGraph,
         runtime: &OnnxRuntime,
         look: Look,
     ) -> Result<Checked, CompileError> {
@@ -45,7 +47,7 @@ impl Run<'_> {
             (Look::WithCheck, Some(limits)) => Some(Watch::of_graph(staging.path(), &plan.options, limits)?),
             _ => None,
         };
-        let compared = self.step(Step::Check, |run| run.compare(staging, plan, runtime, watch))?;
+        let compared = self.step(Step::Check, |run| run.compare(staging, plan, graph, runtime, watch))?;
         let Some(((gate, bf16, judged), overflow)) = compared else { return Ok(Checked::TooLarge) };
         let verdict = self.step(Step::Gate, |run| {
             let verdict = gate.judge(plan.thresholds);
@@ -101,6 +103,7 @@ impl Run<'_> {
         &mut self,
         staging: &Staging,
         plan: &Plan,
+        graph: &BuilderGraph,
         runtime: &OnnxRuntime,
         mut watch: Option<Watch>,
     ) -> Result<(Option<(Judged, Option<OverflowRecord>)>, String), CompileError> {
@@ -118,8 +121,9 @@ impl Run<'_> {
             Some(_) => onnx_export::export(&Checkpoint::open(staging.path())?, &options)?,
         };
         // A graph that tells more is the same graph: what it gives else, and how, does not change.
-        let onnx = watch.as_ref().map_or(exported.onnx.as_slice(), Watch::onnx);
-        let mut session = runtime.load(onnx, staging.path())?;
+        let onnx = watch.as_ref().map_or(exported.onnx.as_slice(), Watch::onnx).to_vec();
+        let onnx = graph.with_its_weights(staging, onnx)?;
+        let mut session = runtime.load(&onnx, staging.path())?;
         let cached = matches!(plan.export.head, Head::CausalLm { cache: true });
         let words = Words::open(staging.path(), &plan.options.head)?;
         let batches = batches(&job.texts, plan, &words)?;

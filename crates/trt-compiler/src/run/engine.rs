@@ -10,6 +10,7 @@ use onnx_export::Precision;
 use serde_json::Value;
 
 use super::beside::Beside;
+use super::builder_graph::BuilderGraph;
 use super::check::passed;
 use super::{GRAPH, Run, json_file, payload_path};
 use crate::engine::{
@@ -38,9 +39,14 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// What the builder is to do, if the store has no equal engine.
-    pub(super) fn to_build(&self) -> Option<&EngineRequest> {
-        self.search.found.is_none().then_some(&self.request)
+    /// Whether a builder has to be asked: the store has no equal engine.
+    pub(super) fn is_new(&self) -> bool {
+        self.search.found.is_none()
+    }
+
+    /// What a builder is asked, with the graph that is meant for it.
+    pub(super) fn request(&self, graph: &BuilderGraph) -> EngineRequest {
+        EngineRequest { onnx: graph.onnx().to_owned(), ..self.request.clone() }
     }
 }
 
@@ -100,15 +106,17 @@ impl Run<'_> {
         &mut self,
         staging: &Staging,
         plan: &Plan,
+        graph: &BuilderGraph,
         wanted: Wanted,
         beside: Option<Beside>,
     ) -> Result<((EngineDescription, PayloadPath), String, Duration), CompileError> {
+        let asked = wanted.request(graph);
         let Wanted { request, folder, path, weights, key, search } = wanted;
         let mut took_beside = Duration::ZERO;
         let (facts, plan_sha256, reused_from) = if let Some((record, whose)) = search.found {
             (record.facts, record.plan_sha256, Some(whose))
         } else {
-            let (facts, digest, took) = self.run_builder(staging, plan, &request, &path, beside)?;
+            let (facts, digest, took) = self.run_builder(staging, &asked, &path, beside)?;
             took_beside = took;
             (facts, digest.to_string(), None)
         };
@@ -160,7 +168,6 @@ impl Run<'_> {
     fn run_builder(
         &self,
         staging: &Staging,
-        plan: &Plan,
         request: &EngineRequest,
         path: &PayloadPath,
         beside: Option<Beside>,
@@ -171,11 +178,7 @@ impl Run<'_> {
         };
         let (facts, took_beside) = match beside {
             Some(beside) => beside.wait(progress)?,
-            None => {
-                let graph = self.graph_for_builder(staging, plan, request)?;
-                let facts = engine::build(graph.request(), &self.job.build, self.interrupt, progress)?;
-                (facts, Duration::ZERO)
-            }
+            None => (engine::build(request, &self.job.build, self.interrupt, progress)?, Duration::ZERO),
         };
         let place = staging.path().join(path.as_str());
         let io = |doing| move |source| CompileError::Io { doing, path: request.plan.clone(), source };
