@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::digest::hash_reader;
 use crate::dir;
 use crate::durable;
 use crate::error::StoreError;
@@ -174,6 +175,25 @@ impl Staging {
         let mut writer = self.writer(path)?;
         writer.write_all(bytes).map_err(|e| self.failed("write", path, e))?;
         writer.finish()
+    }
+
+    /// The entry of a file that a foreign writer put here and is done with. It is made read-only, and not read again when the
+    /// version is published, unless it changes until then. A file that has another name, through which it could change, is
+    /// left as it is; publishing copies it.
+    pub fn hash(&self, path: &PayloadPath) -> Result<FileEntry, StoreError> {
+        let failed = |e| self.failed("read", path, e);
+        let mut file = dir::open_payload(self.dir(), path.as_path()).map_err(failed)?;
+        let is_ours = rustix::fs::fstat(&file).map_err(|e| failed(e.into()))?.st_nlink == 1;
+        if is_ours {
+            durable::seal(file.as_fd()).map_err(|e| self.failed("make read-only", path, e))?;
+        }
+        let stamp = Stamp::of_file(&file).map_err(failed)?;
+        let (sha256, size) = hash_reader(&mut file, self.store.progress()).map_err(failed)?;
+        let entry = FileEntry { path: path.clone(), size, sha256 };
+        if is_ours {
+            self.remember(entry.clone(), stamp, false);
+        }
+        Ok(entry)
     }
 
     /// Removes the staging directory and says whether that worked; dropping the staging does the same in

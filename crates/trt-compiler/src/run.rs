@@ -16,6 +16,7 @@ use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use model_store::{
@@ -24,11 +25,12 @@ use model_store::{
 };
 use serde::Serialize;
 
-use crate::engine::Layer;
+use crate::engine::{EngineError, Layer};
 use crate::error::CompileError;
 use crate::evidence::{self, EngineDescription, Evidence, Provenance};
 use crate::interrupt::Interrupt;
 use crate::job::{EngineWish, Job, ModelSource, Plan, plan};
+use crate::native;
 use crate::observer::{Observer, Step};
 use crate::report;
 use crate::reuse::LAYERS_FILE;
@@ -81,11 +83,14 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
     let mut files = run.step(Step::Source, |run| run.stage_model(&staging, &plan))?;
     let calibration = run.calibrate(&staging, &mut plan, &host.onnxruntime)?;
     let mut look = run.when_to_look(&plan);
+    let before = run.steps.len();
     let (evidence, engine) = loop {
         if let Some(made) = run.make(&staging, &mut plan, &mut files, &host, look)? {
             break made;
         }
         look = Look::First;
+        // What was said is said; written down is what led to the version.
+        run.steps.truncate(before);
     };
     let mut evidence = Evidence { calibration, ..evidence };
     let library = host.libraries.as_ref().map(|libraries| libraries.core.clone());
@@ -116,20 +121,43 @@ fn retire(job: &Job, keep: usize) -> (Vec<VersionName>, Vec<String>) {
 struct Host {
     onnxruntime: OnnxRuntime,
     libraries: Option<RtxLibraries>,
+    version: Arc<OnceLock<Result<String, String>>>,
+}
+
+impl Host {
+    /// What TensorRT says its version is, once the library is open.
+    fn tensorrt_version(&self, libraries: &RtxLibraries) -> Result<String, EngineError> {
+        self.version.get_or_init(|| tensorrt_version(libraries)).clone().map_err(|reason| {
+            EngineError::Refused { stage: "load TensorRT-RTX".to_owned(), reason, log: Vec::new() }
+        })
+    }
+}
+
+fn tensorrt_version(libraries: &RtxLibraries) -> Result<String, String> {
+    native::tensorrt_version(&libraries.core, None).map_err(|error| error.to_string())
 }
 
 /// Says what is missing on this host, or in the way in the store, before any work is done.
 fn preflight(job: &Job) -> Result<Host, CompileError> {
-    let onnxruntime = OnnxRuntime::open(&job.runtimes)?;
     let libraries = match job.engine {
-        EngineWish::Build => Some(job.runtimes.tensorrt_rtx()?),
+        EngineWish::Build => Some(job.runtimes.tensorrt_rtx()),
         EngineWish::Skip => None,
     };
+    let version: Arc<OnceLock<_>> = Arc::default();
+    if let Some(Ok(libraries)) = &libraries {
+        // Opening the library takes a tenth of a second, which other work takes as well.
+        let (asked, libraries) = (Arc::clone(&version), libraries.clone());
+        std::thread::spawn(move || {
+            asked.get_or_init(|| tensorrt_version(&libraries));
+        });
+    }
+    let onnxruntime = OnnxRuntime::open(&job.runtimes)?;
+    let libraries = libraries.transpose()?;
     if job.store.get_version(&job.agent, &job.version)?.is_some() {
         let (agent, version) = (job.agent.clone(), job.version.clone());
         return Err(StoreError::VersionExists { agent, version }.into());
     }
-    Ok(Host { onnxruntime, libraries })
+    Ok(Host { onnxruntime, libraries, version })
 }
 
 /// What [`run`] would do on this host, found out without writing anything.
@@ -204,7 +232,8 @@ impl Run<'_> {
         let wanted = match &host.libraries {
             Some(libraries) => {
                 let request = self.request(staging, plan, libraries.clone());
-                Some(self.look_for_engine(staging, plan, request, files)?)
+                let version = host.tensorrt_version(libraries)?;
+                Some(self.look_for_engine(staging, plan, &version, request, files)?)
             }
             None => None,
         };

@@ -7,6 +7,7 @@
 )]
 
 mod bad_input;
+mod builder_graph;
 mod caches;
 mod concurrency;
 mod engines;

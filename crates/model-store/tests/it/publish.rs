@@ -149,6 +149,35 @@ fn a_file_changed_after_it_was_hashed_is_hashed_again() {
 }
 
 #[test]
+fn what_a_foreign_writer_left_is_hashed_where_it_lies() {
+    let fixture = Fixture::new();
+    let staging = fixture.store.stage_new(&scout(), &version("v1")).unwrap();
+    let elsewhere = fixture.root().join("elsewhere");
+    let place = |name: &str| staging.path().join(name);
+    fs::write(&elsewhere, b"linked").unwrap();
+    fs::hard_link(&elsewhere, place("linked")).unwrap();
+    fs::write(place("plain"), b"plain").unwrap();
+    fs::write(place("changed"), b"before").unwrap();
+    for (name, bytes) in [("linked", &b"linked"[..]), ("plain", b"plain"), ("changed", b"before")] {
+        let entry = staging.hash(&payload(name)).unwrap();
+        assert_eq!((entry.size, entry.sha256), (bytes.len() as u64, Digest::of(bytes)), "{name}");
+    }
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o222;
+    assert_eq!(mode(&place("plain")), 0);
+    assert_ne!(mode(&elsewhere), 0, "what is not ours is not touched");
+    fs::set_permissions(place("changed"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(place("changed"), b"after!").unwrap();
+    assert!(staging.hash(&payload("missing")).is_err());
+    staging.finalize(FinalizeOptions::default()).unwrap();
+    fs::write(&elsewhere, b"gone!!").unwrap();
+    let manifest = fixture.current().manifest().clone();
+    for (name, bytes) in [("linked", &b"linked"[..]), ("plain", b"plain"), ("changed", b"after!")] {
+        assert_eq!(manifest.file(&payload(name)).unwrap().sha256, Digest::of(bytes), "{name}");
+    }
+    assert!(fixture.store.verify(&scout(), &version("v1")).unwrap().is_ok());
+}
+
+#[test]
 fn many_small_files_are_published_by_one_sync() {
     let fixture = Fixture::new();
     let staging = fixture.store.stage_new(&scout(), &version("v1")).unwrap();

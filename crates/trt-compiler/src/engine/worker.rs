@@ -7,7 +7,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine_runtime::{Caching, Engine, RuntimeOptions};
 use rustix::process::Signal;
@@ -92,15 +92,20 @@ impl<T, E: Into<Box<dyn std::error::Error>>> At<T> for Result<T, E> {
         self.map_err(|error| {
             let error = error.into();
             let os_error = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-            let mut reason = error.to_string();
-            let mut cause = error.source();
-            while let Some(inner) = cause {
-                reason = format!("{reason}: {inner}");
-                cause = inner.source();
-            }
-            Failure { stage, reason, os_error }
+            Failure { stage, reason: reason(&*error), os_error }
         })
     }
+}
+
+/// An error and its causes, in a line.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        reason = format!("{reason}: {inner}");
+        cause = inner.source();
+    }
+    reason
 }
 
 /// Keeps the standard output for messages and sends what native code prints to the standard error instead.
@@ -132,9 +137,13 @@ fn judge(request: &JudgeRequest) -> Result<Verdict, Failure> {
 }
 
 fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Failure> {
-    let version = native::tensorrt_version(&request.libraries.core, None).at(LOADING)?;
     let heard = Box::new(Reporter::new(channel.clone()));
-    let mut builder = Builder::open(&request.libraries, heard).at("create the builder")?;
+    let mut builder = Builder::open(&request.libraries, heard).map_err(|error| {
+        let stage = if matches!(error, BuilderError::Library(_)) { LOADING } else { "create the builder" };
+        Failure { stage, reason: reason(&error), os_error: None }
+    })?;
+    // It is open by now, which takes a tenth of a second.
+    let version = native::tensorrt_version(&request.libraries.core, None).at(LOADING)?;
 
     let start = Instant::now();
     let path = request.onnx.to_str().ok_or("the path of the graph is not UTF-8").at("parse the graph")?;
@@ -163,7 +172,7 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
     let start = Instant::now();
     let plan = create_new(&request.plan).at("write the plan")?;
     let plan_bytes = match builder.build_to(plan) {
-        Err(error @ BuilderError::Write(_)) => return Err(error).at("write the plan"),
+        Err(BuilderError::Write(error)) => return Err(error).at("write the plan"),
         built => built.at("build the engine")?,
     };
     Ok(EngineFacts {
@@ -268,11 +277,16 @@ fn create_new(path: &Path) -> io::Result<File> {
 pub(super) struct Reporter {
     channel: Channel,
     phases: Mutex<Vec<(String, i32)>>,
+    /// When a step was told of last. TensorRT has hundreds in some milliseconds.
+    told: Mutex<Instant>,
 }
+
+/// How often a step is told of, at most; the begin of a phase always is.
+const BETWEEN_STEPS: Duration = Duration::from_millis(50);
 
 impl Reporter {
     pub(super) fn new(channel: Channel) -> Self {
-        Self { channel, phases: Mutex::new(Vec::new()) }
+        Self { channel, phases: Mutex::new(Vec::new()), told: Mutex::new(Instant::now()) }
     }
 }
 
@@ -298,6 +312,12 @@ impl Listener for Reporter {
     }
 
     fn step_complete(&self, phase: &str, step: i32) -> ControlFlow<()> {
+        let Ok(mut told) = self.told.lock() else { return ControlFlow::Continue(()) };
+        if told.elapsed() < BETWEEN_STEPS {
+            return ControlFlow::Continue(());
+        }
+        *told = Instant::now();
+        drop(told);
         let steps =
             self.phases.lock().ok().and_then(|phases| {
                 phases.iter().rev().find(|(name, _)| name == phase).map(|(_, steps)| *steps)

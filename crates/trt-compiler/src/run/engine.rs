@@ -14,14 +14,12 @@ use super::builder_graph::BuilderGraph;
 use super::check::passed;
 use super::{GRAPH, Run, json_file, payload_path};
 use crate::engine::{
-    self, EngineError, EngineFacts, EngineOptions, EngineRequest, InputShape, JudgeRequest, Tf32,
-    check_memory,
+    self, EngineFacts, EngineOptions, EngineRequest, InputShape, JudgeRequest, Tf32, check_memory,
 };
 use crate::error::CompileError;
 use crate::evidence::EngineDescription;
 use crate::gate::Verdict;
 use crate::job::Plan;
-use crate::native;
 use crate::observer::Step;
 use crate::reuse::{self, FLAVOUR, LAYERS_FILE, Reuse, Search};
 use crate::runtimes::RtxLibraries;
@@ -75,23 +73,17 @@ impl Run<'_> {
         &self,
         staging: &Staging,
         plan: &Plan,
+        version: &str,
         request: EngineRequest,
         files: &[FileEntry],
     ) -> Result<Wanted, CompileError> {
-        let version = native::tensorrt_version(&request.libraries.core, None).map_err(|error| {
-            EngineError::Refused {
-                stage: "load TensorRT-RTX".to_owned(),
-                reason: error.to_string(),
-                log: Vec::new(),
-            }
-        })?;
         let parts: Vec<&str> = version.split('.').take(3).collect();
         let targets = target::label(&plan.targets);
         let folder = format!("engines/{FLAVOUR}-{}/{targets}-{}", parts.join("."), plan.export.precision);
         let path = payload_path(&format!("{folder}/model.engine"))?;
         let weights: Vec<FileEntry> =
             files.iter().filter(|file| plan.is_weight(file.path.as_str())).cloned().collect();
-        let key = reuse::key(&version, &plan.export.onnx_sha256, &weights, &request);
+        let key = reuse::key(version, &plan.export.onnx_sha256, &weights, &request);
         let search = match self.job.reuse {
             Reuse::Allowed => reuse::take_over(&self.job.store, staging, &path, &key)?,
             Reuse::Forbidden => Search::default(),
@@ -187,9 +179,7 @@ impl Run<'_> {
             fs::rename(&request.layers, parent.join(LAYERS_FILE)).map_err(io("move"))?;
         }
         fs::rename(&request.plan, &place).map_err(io("move"))?;
-        let (digest, _) =
-            fs::File::open(&place).and_then(|mut plan| Digest::of_reader(&mut plan)).map_err(io("read"))?;
-        Ok((facts, digest, took_beside))
+        Ok((facts, staging.hash(path)?.sha256, took_beside))
     }
 
     /// The gate once more, with what the engine itself gives, where this host has a GPU that runs it. `None` elsewhere.
