@@ -16,7 +16,7 @@ use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use model_store::{
@@ -25,11 +25,11 @@ use model_store::{
 };
 use serde::Serialize;
 
-use crate::engine::{EngineError, Layer};
+use crate::engine::{EngineError, Layer, Waiting};
 use crate::error::CompileError;
 use crate::evidence::{self, EngineDescription, Evidence, Provenance};
 use crate::interrupt::Interrupt;
-use crate::job::{EngineWish, Job, ModelSource, Plan, plan};
+use crate::job::{EngineWish, HostUse, Job, ModelSource, Plan, plan};
 use crate::native;
 use crate::observer::{Observer, Step};
 use crate::report;
@@ -71,6 +71,7 @@ pub struct Outcome {
 pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<Outcome, CompileError> {
     let mut run = Run { job, observer, interrupt, steps: Vec::new() };
     let host = preflight(job)?;
+    host.open_tensorrt(job);
     let stop = interrupt.clone();
     let progress =
         Progress::new(
@@ -122,9 +123,32 @@ struct Host {
     onnxruntime: OnnxRuntime,
     libraries: Option<RtxLibraries>,
     version: Arc<OnceLock<Result<String, String>>>,
+    /// A builder that opens its libraries while the model comes in; one that could not be started is started when it is
+    /// needed, and says why.
+    waiting: Mutex<Option<Waiting>>,
 }
 
 impl Host {
+    /// Opens TensorRT's library, here to ask for its version and in a builder, beside what comes first: each takes a tenth
+    /// of a second.
+    fn open_tensorrt(&self, job: &Job) {
+        let Some(libraries) = &self.libraries else { return };
+        let (version, asked) = (Arc::clone(&self.version), libraries.clone());
+        std::thread::spawn(move || {
+            version.get_or_init(|| tensorrt_version(&asked));
+        });
+        if job.host == HostUse::Alone {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            *waiting = Waiting::start(&job.build, Some(libraries)).ok();
+        }
+    }
+
+    /// The builder that waits, or another one.
+    fn builder(&self, job: &Job) -> Result<Waiting, EngineError> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        waiting.map_or_else(|| Waiting::start(&job.build, None), Ok)
+    }
+
     /// What TensorRT says its version is, once the library is open.
     fn tensorrt_version(&self, libraries: &RtxLibraries) -> Result<String, EngineError> {
         self.version.get_or_init(|| tensorrt_version(libraries)).clone().map_err(|reason| {
@@ -139,25 +163,16 @@ fn tensorrt_version(libraries: &RtxLibraries) -> Result<String, String> {
 
 /// Says what is missing on this host, or in the way in the store, before any work is done.
 fn preflight(job: &Job) -> Result<Host, CompileError> {
+    let onnxruntime = OnnxRuntime::open(&job.runtimes)?;
     let libraries = match job.engine {
-        EngineWish::Build => Some(job.runtimes.tensorrt_rtx()),
+        EngineWish::Build => Some(job.runtimes.tensorrt_rtx()?),
         EngineWish::Skip => None,
     };
-    let version: Arc<OnceLock<_>> = Arc::default();
-    if let Some(Ok(libraries)) = &libraries {
-        // Opening the library takes a tenth of a second, which other work takes as well.
-        let (asked, libraries) = (Arc::clone(&version), libraries.clone());
-        std::thread::spawn(move || {
-            asked.get_or_init(|| tensorrt_version(&libraries));
-        });
-    }
-    let onnxruntime = OnnxRuntime::open(&job.runtimes)?;
-    let libraries = libraries.transpose()?;
     if job.store.get_version(&job.agent, &job.version)?.is_some() {
         let (agent, version) = (job.agent.clone(), job.version.clone());
         return Err(StoreError::VersionExists { agent, version }.into());
     }
-    Ok(Host { onnxruntime, libraries, version })
+    Ok(Host { onnxruntime, libraries, version: Arc::default(), waiting: Mutex::default() })
 }
 
 /// What [`run`] would do on this host, found out without writing anything.
@@ -241,7 +256,7 @@ impl Run<'_> {
             Some(wanted) if wanted.is_new() => self.graph_for_builder(staging, plan)?,
             _ => BuilderGraph::as_stored(staging),
         };
-        let beside = self.build_beside(plan, &graph, wanted.as_ref());
+        let beside = self.build_beside(host, plan, &graph, wanted.as_ref())?;
         let evidence = match &plan.given {
             Some(given) => self.check_given(staging, plan, given, runtime)?,
             None => match self.check(staging, plan, &graph, runtime, look)? {
@@ -258,7 +273,7 @@ impl Run<'_> {
         };
         let engine = match wanted {
             Some(wanted) => {
-                let work = |run: &mut Run<'_>| run.build_engine(staging, plan, &graph, wanted, beside);
+                let work = |run: &mut Run<'_>| run.build_engine(host, staging, plan, &graph, wanted, beside);
                 Some(self.step_begun_before(Step::Engine, work)?)
             }
             None => None,

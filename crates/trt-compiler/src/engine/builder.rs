@@ -77,6 +77,12 @@ impl Drop for Bridge {
     }
 }
 
+/// Opens a library ahead of [`Builder::open`], which says what is wrong with it if anything is.
+pub(super) fn open_early(path: &Path) -> Option<Library> {
+    // SAFETY: the initialisers of these libraries have no preconditions.
+    unsafe { Library::new(path) }.ok()
+}
+
 impl Builder {
     /// Opens the libraries and makes a builder with an empty network.
     pub(super) fn open(libraries: &RtxLibraries, listener: Heard) -> Result<Self, BuilderError> {

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::gate::Verdict;
 use crate::interrupt::{Interrupt, Interrupted};
+use crate::runtimes::RtxLibraries;
 
 /// How glibc's heap is told what to do (`mallopt(3)`, "Memory Allocation Tunables" in glibc's manual). It reads it when a
 /// process begins; others do not know it.
@@ -182,6 +183,33 @@ impl Drop for Guard {
     }
 }
 
+/// A child process that has its libraries open, and waits for what it is to do. Dropping it ends it.
+pub(crate) struct Waiting(Guard);
+
+impl Waiting {
+    /// Starts one. With libraries, it opens them while nobody asks it anything yet, which takes a tenth of a second.
+    pub(crate) fn start(
+        options: &BuildOptions,
+        libraries: Option<&RtxLibraries>,
+    ) -> Result<Self, EngineError> {
+        let mut command = Command::new(&options.program);
+        if std::env::var_os(TUNABLES).is_none() {
+            command.env(TUNABLES, HEAP);
+        }
+        command.arg(WORKER_ARGUMENT);
+        if let Some(RtxLibraries { core, parser }) = libraries {
+            command.args([core, parser]);
+        }
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map(|child| Self(Guard(child)))
+            .map_err(|source| EngineError::Spawn { program: options.program.clone(), source })
+    }
+}
+
 /// Builds one engine in a child process.
 ///
 /// `progress` gets the name of the phase, the step and the number of steps. Whatever ends the child (a crash, the
@@ -192,7 +220,18 @@ pub fn build(
     interrupt: &Interrupt,
     progress: impl FnMut(&str, i32, i32),
 ) -> Result<EngineFacts, EngineError> {
-    let heard = converse(&WorkerRequest::Build(request.clone()), options, interrupt, progress)?;
+    build_in(Waiting::start(options, None)?, request, options, interrupt, progress)
+}
+
+/// [`build`] in a child process that was started before.
+pub(crate) fn build_in(
+    child: Waiting,
+    request: &EngineRequest,
+    options: &BuildOptions,
+    interrupt: &Interrupt,
+    progress: impl FnMut(&str, i32, i32),
+) -> Result<EngineFacts, EngineError> {
+    let heard = converse(child, &WorkerRequest::Build(request.clone()), options, interrupt, progress)?;
     let Answer::Built(facts) = heard.answer else { return Err(out_of_turn(options)) };
     let Heard { warnings, peak_private_bytes, .. } = heard;
     Ok(EngineFacts { warnings, peak_private_bytes, ..facts })
@@ -205,7 +244,9 @@ pub fn examine(
     options: &BuildOptions,
     interrupt: &Interrupt,
 ) -> Result<Examined, EngineError> {
-    match converse(&WorkerRequest::Examine(request.clone()), options, interrupt, |_, _, _| ())?.answer {
+    let child = Waiting::start(options, None)?;
+    match converse(child, &WorkerRequest::Examine(request.clone()), options, interrupt, |_, _, _| ())?.answer
+    {
         Answer::Examined(examined) => Ok(examined),
         _ => Err(out_of_turn(options)),
     }
@@ -218,7 +259,8 @@ pub fn judge(
     options: &BuildOptions,
     interrupt: &Interrupt,
 ) -> Result<Verdict, EngineError> {
-    match converse(&WorkerRequest::Judge(request.clone()), options, interrupt, |_, _, _| ())?.answer {
+    let child = Waiting::start(options, None)?;
+    match converse(child, &WorkerRequest::Judge(request.clone()), options, interrupt, |_, _, _| ())?.answer {
         Answer::Judged(verdict) => Ok(*verdict),
         _ => Err(out_of_turn(options)),
     }
@@ -247,24 +289,13 @@ fn out_of_turn(options: &BuildOptions) -> EngineError {
 
 /// Asks one thing of a child process.
 fn converse(
+    Waiting(mut child): Waiting,
     request: &WorkerRequest,
     options: &BuildOptions,
     interrupt: &Interrupt,
     mut progress: impl FnMut(&str, i32, i32),
 ) -> Result<Heard, EngineError> {
     let spawn = |source| EngineError::Spawn { program: options.program.clone(), source };
-    let mut command = Command::new(&options.program);
-    if std::env::var_os(TUNABLES).is_none() {
-        command.env(TUNABLES, HEAP);
-    }
-    let mut child = command
-        .arg(WORKER_ARGUMENT)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map(Guard)
-        .map_err(spawn)?;
     let mut line = serde_json::to_vec(request).map_err(|error| spawn(error.into()))?;
     line.push(b'\n');
     if let Some(mut stdin) = child.0.stdin.take() {

@@ -19,7 +19,7 @@ pub use engine_runtime::{EngineFacts, EngineOptions, InputShape, PlanTrait};
 pub use host::{
     BuildOptions, EngineError, available_memory_bytes, build, examine, judge, needed_memory_bytes,
 };
-pub(crate) use host::{check_memory, gate_memory_bytes};
+pub(crate) use host::{Waiting, build_in, check_memory, gate_memory_bytes};
 pub(crate) use options::check as check_options;
 #[cfg(feature = "tensorrt")]
 pub use worker::worker_main;

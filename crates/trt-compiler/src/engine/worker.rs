@@ -18,7 +18,7 @@ use trtx::logger::{LogHandler, Severity};
 use trtx::trtx_sys::MemoryPoolType;
 use trtx::trtx_sys::nvinfer1::IBuilderConfig;
 
-use super::builder::{Builder, BuilderError, Listener};
+use super::builder::{Builder, BuilderError, Listener, open_early};
 use super::examiner::examine;
 use super::host::memory_bytes;
 use super::memory;
@@ -55,6 +55,8 @@ pub fn worker_main() -> ExitCode {
     let Ok(channel) = take_over_stdout() else {
         return ExitCode::FAILURE;
     };
+    // Libraries that it will need, if it was told of them: nobody asks it anything yet.
+    let _early: Vec<_> = std::env::args_os().skip(2).map(|path| open_early(Path::new(&path))).collect();
     let outcome = read_request().and_then(|request| match request {
         WorkerRequest::Build(request) => build(&request, &channel).map(WorkerMessage::Built),
         WorkerRequest::Examine(request) => examine(&request, &channel).map(WorkerMessage::Examined),

@@ -4,10 +4,11 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::Run;
 use super::builder_graph::BuilderGraph;
 use super::engine::Wanted;
-use crate::engine::{self, EngineError, EngineFacts, EngineRequest, available_memory_bytes};
+use super::{Host, Run};
+use crate::engine::{self, EngineError, EngineFacts, EngineRequest, Waiting, available_memory_bytes};
+use crate::error::CompileError;
 use crate::interrupt::Interrupt;
 use crate::job::{HostUse, Plan};
 
@@ -24,17 +25,21 @@ impl Run<'_> {
     /// time.
     pub(super) fn build_beside(
         &self,
+        host: &Host,
         plan: &Plan,
         graph: &BuilderGraph,
         wanted: Option<&Wanted>,
-    ) -> Option<Beside> {
+    ) -> Result<Option<Beside>, CompileError> {
         let alone = self.job.host == HostUse::Alone;
-        let request = wanted.filter(|wanted| alone && wanted.is_new())?.request(graph);
+        let Some(wanted) = wanted.filter(|wanted| alone && wanted.is_new()) else { return Ok(None) };
         let both = plan.check_bytes().saturating_add(plan.builder_bytes());
-        (available_memory_bytes()? >= both).then(|| self.start(request, graph.clone()))
+        if available_memory_bytes().is_none_or(|free| free < both) {
+            return Ok(None);
+        }
+        Ok(Some(self.start(host.builder(self.job)?, wanted.request(graph), graph.clone())))
     }
 
-    fn start(&self, request: EngineRequest, graph: BuilderGraph) -> Beside {
+    fn start(&self, child: Waiting, request: EngineRequest, graph: BuilderGraph) -> Beside {
         let (stop, options) = (self.interrupt.of_a_part(), self.job.build.clone());
         let (sender, progress) = mpsc::channel();
         let heeded = stop.clone();
@@ -42,7 +47,7 @@ impl Run<'_> {
             let start = Instant::now();
             // Its files stay until the builder has ended.
             let _graph = graph;
-            let facts = engine::build(&request, &options, &heeded, |phase, step, steps| {
+            let facts = engine::build_in(child, &request, &options, &heeded, |phase, step, steps| {
                 // Whoever does not listen any more waits for the end only.
                 let _ = sender.send((phase.to_owned(), step, steps));
             })?;

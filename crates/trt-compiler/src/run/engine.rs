@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::beside::Beside;
 use super::builder_graph::BuilderGraph;
 use super::check::passed;
-use super::{GRAPH, Run, json_file, payload_path};
+use super::{GRAPH, Host, Run, json_file, payload_path};
 use crate::engine::{
     self, EngineFacts, EngineOptions, EngineRequest, InputShape, JudgeRequest, Tf32, check_memory,
 };
@@ -96,6 +96,7 @@ impl Run<'_> {
 
     pub(super) fn build_engine(
         &mut self,
+        host: &Host,
         staging: &Staging,
         plan: &Plan,
         graph: &BuilderGraph,
@@ -108,7 +109,7 @@ impl Run<'_> {
         let (facts, plan_sha256, reused_from) = if let Some((record, whose)) = search.found {
             (record.facts, record.plan_sha256, Some(whose))
         } else {
-            let (facts, digest, took) = self.run_builder(staging, &asked, &path, beside)?;
+            let (facts, digest, took) = self.run_builder(host, staging, &asked, &path, beside)?;
             took_beside = took;
             (facts, digest.to_string(), None)
         };
@@ -159,6 +160,7 @@ impl Run<'_> {
     /// the plan, and how long one took that was at it already.
     fn run_builder(
         &self,
+        host: &Host,
         staging: &Staging,
         request: &EngineRequest,
         path: &PayloadPath,
@@ -170,7 +172,11 @@ impl Run<'_> {
         };
         let (facts, took_beside) = match beside {
             Some(beside) => beside.wait(progress)?,
-            None => (engine::build(request, &self.job.build, self.interrupt, progress)?, Duration::ZERO),
+            None => {
+                let child = host.builder(self.job)?;
+                let facts = engine::build_in(child, request, &self.job.build, self.interrupt, progress)?;
+                (facts, Duration::ZERO)
+            }
         };
         let place = staging.path().join(path.as_str());
         let io = |doing| move |source| CompileError::Io { doing, path: request.plan.clone(), source };
