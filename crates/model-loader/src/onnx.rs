@@ -89,8 +89,9 @@ impl OnnxRuntime {
         let session = self
             .builder(GraphOptimizationLevel::Level1)?
             .with_intra_op_spinning(false)
+            .map_err(|error| refused(error.into()))?
             // It would keep a plan for, and the memory of, each shape that comes by: half as much again.
-            .and_then(|builder| builder.with_memory_pattern(false))
+            .with_memory_pattern(false)
             .map_err(|error| refused(error.into()))?
             .with_config_entry(WEIGHTS_FOLDER, &*weights.to_string_lossy())
             .map_err(|error| refused(error.into()))?

@@ -16,7 +16,7 @@ use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use model_store::{
@@ -29,7 +29,7 @@ use crate::engine::{EngineError, Layer, Waiting};
 use crate::error::CompileError;
 use crate::evidence::{self, EngineDescription, Evidence, Provenance};
 use crate::interrupt::Interrupt;
-use crate::job::{EngineWish, HostUse, Job, ModelSource, Plan, plan};
+use crate::job::{EngineWish, Job, ModelSource, Plan, plan};
 use crate::native;
 use crate::observer::{Observer, Step};
 use crate::report;
@@ -70,8 +70,9 @@ pub struct Outcome {
 /// compiler, a stop) leaves the store as it was.
 pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<Outcome, CompileError> {
     let mut run = Run { job, observer, interrupt, steps: Vec::new() };
-    let host = preflight(job)?;
-    host.open_tensorrt(job);
+    let mut host = preflight(job)?;
+    let libraries = host.libraries.as_ref();
+    host.waiting = Mutex::new(libraries.and_then(|open| Waiting::start(&job.build, Some(open)).ok()));
     let stop = interrupt.clone();
     let progress =
         Progress::new(
@@ -122,43 +123,39 @@ fn retire(job: &Job, keep: usize) -> (Vec<VersionName>, Vec<String>) {
 struct Host {
     onnxruntime: OnnxRuntime,
     libraries: Option<RtxLibraries>,
-    version: Arc<OnceLock<Result<String, String>>>,
-    /// A builder that opens its libraries while the model comes in; one that could not be started is started when it is
-    /// needed, and says why.
+    /// A builder that opens TensorRT's libraries while the model comes in; one that could not be started is started when it
+    /// is needed, and says why.
     waiting: Mutex<Option<Waiting>>,
 }
 
 impl Host {
-    /// Opens TensorRT's library, here to ask for its version and in a builder, beside what comes first: each takes a tenth
-    /// of a second.
-    fn open_tensorrt(&self, job: &Job) {
-        let Some(libraries) = &self.libraries else { return };
-        let (version, asked) = (Arc::clone(&self.version), libraries.clone());
-        std::thread::spawn(move || {
-            version.get_or_init(|| tensorrt_version(&asked));
-        });
-        if job.host == HostUse::Alone {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            *waiting = Waiting::start(&job.build, Some(libraries)).ok();
-        }
-    }
-
     /// The builder that waits, or another one.
     fn builder(&self, job: &Job) -> Result<Waiting, EngineError> {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         waiting.map_or_else(|| Waiting::start(&job.build, None), Ok)
     }
 
-    /// What TensorRT says its version is, once the library is open.
-    fn tensorrt_version(&self, libraries: &RtxLibraries) -> Result<String, EngineError> {
-        self.version.get_or_init(|| tensorrt_version(libraries)).clone().map_err(|reason| {
-            EngineError::Refused { stage: "load TensorRT-RTX".to_owned(), reason, log: Vec::new() }
+    /// What TensorRT says its version is: to the builder that waits, or else here.
+    fn tensorrt_version(
+        &self,
+        job: &Job,
+        libraries: &RtxLibraries,
+        interrupt: &Interrupt,
+    ) -> Result<String, CompileError> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(builder) = waiting.as_ref() {
+            if let Some(version) = builder.version(&job.build, interrupt)? {
+                return Ok(version);
+            }
+            // One that does not get so far is no use.
+            *waiting = None;
+        }
+        drop(waiting);
+        native::tensorrt_version(&libraries.core, None).map_err(|error| {
+            let stage = "load TensorRT-RTX".to_owned();
+            EngineError::Refused { stage, reason: error.to_string(), log: Vec::new() }.into()
         })
     }
-}
-
-fn tensorrt_version(libraries: &RtxLibraries) -> Result<String, String> {
-    native::tensorrt_version(&libraries.core, None).map_err(|error| error.to_string())
 }
 
 /// Says what is missing on this host, or in the way in the store, before any work is done.
@@ -172,7 +169,7 @@ fn preflight(job: &Job) -> Result<Host, CompileError> {
         let (agent, version) = (job.agent.clone(), job.version.clone());
         return Err(StoreError::VersionExists { agent, version }.into());
     }
-    Ok(Host { onnxruntime, libraries, version: Arc::default(), waiting: Mutex::default() })
+    Ok(Host { onnxruntime, libraries, waiting: Mutex::default() })
 }
 
 /// What [`run`] would do on this host, found out without writing anything.
@@ -247,7 +244,7 @@ impl Run<'_> {
         let wanted = match &host.libraries {
             Some(libraries) => {
                 let request = self.request(staging, plan, libraries.clone());
-                let version = host.tensorrt_version(libraries)?;
+                let version = host.tensorrt_version(self.job, libraries, self.interrupt)?;
                 Some(self.look_for_engine(staging, plan, &version, request, files)?)
             }
             None => None,

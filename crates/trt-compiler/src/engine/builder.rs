@@ -60,7 +60,7 @@ pub(super) struct Builder {
     parser: UniquePtr<IParser>,
     config: UniquePtr<IBuilderConfig>,
     network: UniquePtr<INetworkDefinition>,
-    builder: UniquePtr<IBuilder>,
+    interface: UniquePtr<IBuilder>,
     _monitor: UniquePtr<IProgressMonitor>,
     _logger: Bridge,
     _listener: Box<Heard>,
@@ -132,7 +132,7 @@ impl Builder {
             parser,
             config,
             network,
-            builder,
+            interface: builder,
             _monitor: monitor,
             _logger: logger,
             _listener: listener,
@@ -181,7 +181,7 @@ impl Builder {
 
     /// Adds a profile: for each input the shapes that it may have.
     pub(super) fn add_profile(&mut self, inputs: &[InputShape]) -> Result<(), BuilderError> {
-        let profile = self.builder.pin_mut().createOptimizationProfile();
+        let profile = self.interface.pin_mut().createOptimizationProfile();
         for input in inputs {
             let name = c_string(&input.name)?;
             for selector in [OptProfileSelector::kMIN, OptProfileSelector::kOPT, OptProfileSelector::kMAX] {
@@ -201,13 +201,14 @@ impl Builder {
 
     /// Builds the plan into the file, as it is made, and gives its length in bytes.
     pub(super) fn build_to(&mut self, file: File) -> Result<u64, BuilderError> {
-        let mut writer = StreamWriter { vtable: &STREAM_WRITER.methods, file, written: 0, failed: None };
+        let mut writer =
+            StreamWriter { vtable: &raw const STREAM_WRITER.methods, file, written: 0, failed: None };
         // SAFETY: the writer begins with a pointer to the table of the methods that an `IStreamWriter` has, and outlives the
         // call; nobody moves it meanwhile.
         let built = unsafe {
             let writer = Pin::new_unchecked(&mut *std::ptr::from_mut(&mut writer).cast::<IStreamWriter>());
             let (network, config) = (self.network.pin_mut(), self.config.pin_mut());
-            self.builder.pin_mut().buildSerializedNetworkToStream(network, config, writer)
+            self.interface.pin_mut().buildSerializedNetworkToStream(network, config, writer)
         };
         match writer.failed {
             Some(error) => Err(error.into()),

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -183,8 +183,13 @@ impl Drop for Guard {
     }
 }
 
-/// A child process that has its libraries open, and waits for what it is to do. Dropping it ends it.
-pub(crate) struct Waiting(Guard);
+/// A child process that waits for what it is to do, and can open libraries meanwhile. Dropping it ends it.
+pub(crate) struct Waiting {
+    child: Guard,
+    messages: Receiver<WorkerMessage>,
+    reader: JoinHandle<()>,
+    words: JoinHandle<VecDeque<String>>,
+}
 
 impl Waiting {
     /// Starts one. With libraries, it opens them while nobody asks it anything yet, which takes a tenth of a second.
@@ -200,13 +205,47 @@ impl Waiting {
         if let Some(RtxLibraries { core, parser }) = libraries {
             command.args([core, parser]);
         }
-        command
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map(|child| Self(Guard(child)))
-            .map_err(|source| EngineError::Spawn { program: options.program.clone(), source })
+            .map(Guard)
+            .map_err(|source| EngineError::Spawn { program: options.program.clone(), source })?;
+        let (sender, messages) = mpsc::channel();
+        let stdout = child.0.stdout.take();
+        let reader = std::thread::spawn(move || {
+            for line in stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
+                let Some(message) =
+                    line.ok().and_then(|line| serde_json::from_str::<WorkerMessage>(&line).ok())
+                else {
+                    continue;
+                };
+                if sender.send(message).is_err() {
+                    break;
+                }
+            }
+        });
+        let words = last_words(child.0.stderr.take());
+        Ok(Self { child, messages, reader, words })
+    }
+
+    /// What TensorRT says its version is, from one that opens libraries; `None` if it does not get to say so.
+    pub(crate) fn version(
+        &self,
+        options: &BuildOptions,
+        interrupt: &Interrupt,
+    ) -> Result<Option<String>, Interrupted> {
+        let start = Instant::now();
+        while start.elapsed() < options.timeout {
+            interrupt.check()?;
+            match self.messages.recv_timeout(GLANCE) {
+                Ok(WorkerMessage::Opened { version }) => return Ok(Some(version)),
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -289,34 +328,20 @@ fn out_of_turn(options: &BuildOptions) -> EngineError {
 
 /// Asks one thing of a child process.
 fn converse(
-    Waiting(mut child): Waiting,
+    waiting: Waiting,
     request: &WorkerRequest,
     options: &BuildOptions,
     interrupt: &Interrupt,
     mut progress: impl FnMut(&str, i32, i32),
 ) -> Result<Heard, EngineError> {
     let spawn = |source| EngineError::Spawn { program: options.program.clone(), source };
+    let Waiting { mut child, messages, reader, words } = waiting;
     let mut line = serde_json::to_vec(request).map_err(|error| spawn(error.into()))?;
     line.push(b'\n');
     if let Some(mut stdin) = child.0.stdin.take() {
         // A child that died before it read says why through its exit status.
         let _ = stdin.write_all(&line);
     }
-    let (sender, messages) = mpsc::channel();
-    let stdout = child.0.stdout.take();
-    let reader = std::thread::spawn(move || {
-        for line in stdout.into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
-            let Some(message) = line.ok().and_then(|line| serde_json::from_str::<WorkerMessage>(&line).ok())
-            else {
-                continue;
-            };
-            if sender.send(message).is_err() {
-                break;
-            }
-        }
-    });
-
-    let words = last_words(child.0.stderr.take());
     let start = Instant::now();
     let go_on = || {
         interrupt.check()?;
@@ -336,10 +361,10 @@ fn converse(
             Ok(WorkerMessage::Built(facts)) => outcome = Some(Ok(Answer::Built(facts))),
             Ok(WorkerMessage::Examined(examined)) => outcome = Some(Ok(Answer::Examined(examined))),
             Ok(WorkerMessage::Judged(verdict)) => outcome = Some(Ok(Answer::Judged(verdict))),
+            Ok(WorkerMessage::Opened { .. }) | Err(RecvTimeoutError::Timeout) => {}
             Ok(WorkerMessage::Failed { stage, reason, os_error }) => {
                 outcome = Some(Err((stage, reason, os_error)));
             }
-            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }

@@ -138,6 +138,8 @@ pub enum Tf32 {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum WorkerMessage {
+    /// The libraries that it was started with are open.
+    Opened { version: String },
     /// Something TensorRT logged as a warning or an error.
     Log { error: bool, text: String },
     /// How far a phase of the build is.

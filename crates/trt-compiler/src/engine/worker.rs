@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -56,7 +56,11 @@ pub fn worker_main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     // Libraries that it will need, if it was told of them: nobody asks it anything yet.
-    let _early: Vec<_> = std::env::args_os().skip(2).map(|path| open_early(Path::new(&path))).collect();
+    let early: Vec<PathBuf> = std::env::args_os().skip(2).map(PathBuf::from).collect();
+    let _open: Vec<_> = early.iter().map(|path| open_early(path)).collect();
+    if let Some(Ok(version)) = early.first().map(|core| native::tensorrt_version(core, None)) {
+        channel.send(&WorkerMessage::Opened { version });
+    }
     let outcome = read_request().and_then(|request| match request {
         WorkerRequest::Build(request) => build(&request, &channel).map(WorkerMessage::Built),
         WorkerRequest::Examine(request) => examine(&request, &channel).map(WorkerMessage::Examined),

@@ -24,6 +24,9 @@ use crate::texts;
 /// explained.
 type Judged = (Gate, Option<Bf16>, Option<ExportOptions>);
 
+/// A comparison and what was seen by the way.
+type Seen = (Judged, Option<OverflowRecord>);
+
 /// What a check comes to that refuses nothing.
 pub(super) enum Checked {
     Passed(Box<Evidence>),
@@ -106,7 +109,7 @@ impl Run<'_> {
         graph: &BuilderGraph,
         runtime: &OnnxRuntime,
         mut watch: Option<Watch>,
-    ) -> Result<(Option<(Judged, Option<OverflowRecord>)>, String), CompileError> {
+    ) -> Result<(Option<Seen>, String), CompileError> {
         let job = self.job;
         if let Some(watch) = &watch
             && !watch.weights(staging.path(), self.interrupt, |_, _| ())?.is_empty()

@@ -170,13 +170,12 @@ impl Run<'_> {
             let number = |n: i32| u64::try_from(n).unwrap_or_default();
             self.observer.progress(Step::Engine, number(step), number(steps), phase);
         };
-        let (facts, took_beside) = match beside {
-            Some(beside) => beside.wait(progress)?,
-            None => {
-                let child = host.builder(self.job)?;
-                let facts = engine::build_in(child, request, &self.job.build, self.interrupt, progress)?;
-                (facts, Duration::ZERO)
-            }
+        let (facts, took_beside) = if let Some(beside) = beside {
+            beside.wait(progress)?
+        } else {
+            let child = host.builder(self.job)?;
+            let facts = engine::build_in(child, request, &self.job.build, self.interrupt, progress)?;
+            (facts, Duration::ZERO)
         };
         let place = staging.path().join(path.as_str());
         let io = |doing| move |source| CompileError::Io { doing, path: request.plan.clone(), source };

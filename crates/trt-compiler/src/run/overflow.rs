@@ -39,11 +39,10 @@ impl Run<'_> {
 
     /// Of the check's texts, what the check itself saw.
     pub(super) fn seen_in_check(&self, found: Found, limits: Limits) -> OverflowRecord {
-        self.record(found, limits, Precision::Fp16, &self.job.texts, THE_CHECK)
+        Self::record(found, limits, Precision::Fp16, &self.job.texts, THE_CHECK)
     }
 
     fn record(
-        &self,
         found: Found,
         limits: Limits,
         computed_in: Precision,
@@ -99,7 +98,7 @@ impl Run<'_> {
                 plan.exported = onnx_export::export(&Checkpoint::open(staging.path())?, &plan.options)?;
                 plan.export = plan.exported.report.clone();
             }
-            let record = run.record(found, limits, Precision::Fp32, texts, source);
+            let record = Self::record(found, limits, Precision::Fp32, texts, source);
             let summary = record.summary();
             Ok((Some(record), summary))
         })
