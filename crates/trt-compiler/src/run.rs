@@ -16,7 +16,7 @@ use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use model_store::{
@@ -30,7 +30,6 @@ use crate::error::CompileError;
 use crate::evidence::{self, EngineDescription, Evidence, Provenance};
 use crate::interrupt::Interrupt;
 use crate::job::{EngineWish, Job, ModelSource, Plan, plan};
-use crate::native;
 use crate::observer::{Observer, Step};
 use crate::report;
 use crate::reuse::LAYERS_FILE;
@@ -126,6 +125,7 @@ struct Host {
     /// A builder that opens TensorRT's libraries while the model comes in; one that could not be started is started when it
     /// is needed, and says why.
     waiting: Mutex<Option<Waiting>>,
+    version: OnceLock<String>,
 }
 
 impl Host {
@@ -135,26 +135,21 @@ impl Host {
         waiting.map_or_else(|| Waiting::start(&job.build, None), Ok)
     }
 
-    /// What TensorRT says its version is: to the builder that waits, or else here.
+    /// What TensorRT says its version is, asked of the builder that waits.
     fn tensorrt_version(
         &self,
         job: &Job,
         libraries: &RtxLibraries,
         interrupt: &Interrupt,
-    ) -> Result<String, CompileError> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(builder) = waiting.as_ref() {
-            if let Some(version) = builder.version(&job.build, interrupt)? {
-                return Ok(version);
-            }
-            // One that does not get so far is no use.
-            *waiting = None;
+    ) -> Result<String, EngineError> {
+        if let Some(version) = self.version.get() {
+            return Ok(version.clone());
         }
-        drop(waiting);
-        native::tensorrt_version(&libraries.core, None).map_err(|error| {
-            let stage = "load TensorRT-RTX".to_owned();
-            EngineError::Refused { stage, reason: error.to_string(), log: Vec::new() }.into()
-        })
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let builder = waiting.take().map_or_else(|| Waiting::start(&job.build, Some(libraries)), Ok)?;
+        let (builder, version) = builder.opened(&job.build, interrupt)?;
+        *waiting = Some(builder);
+        Ok(self.version.get_or_init(|| version).clone())
     }
 }
 
@@ -169,7 +164,7 @@ fn preflight(job: &Job) -> Result<Host, CompileError> {
         let (agent, version) = (job.agent.clone(), job.version.clone());
         return Err(StoreError::VersionExists { agent, version }.into());
     }
-    Ok(Host { onnxruntime, libraries, waiting: Mutex::default() })
+    Ok(Host { onnxruntime, libraries, waiting: Mutex::default(), version: OnceLock::new() })
 }
 
 /// What [`run`] would do on this host, found out without writing anything.

@@ -230,22 +230,37 @@ impl Waiting {
         Ok(Self { child, messages, reader, words })
     }
 
-    /// What TensorRT says its version is, from one that opens libraries; `None` if it does not get to say so.
-    pub(crate) fn version(
-        &self,
+    /// What TensorRT says its version is, from one that opens libraries, which goes on waiting.
+    pub(crate) fn opened(
+        mut self,
         options: &BuildOptions,
         interrupt: &Interrupt,
-    ) -> Result<Option<String>, Interrupted> {
+    ) -> Result<(Self, String), EngineError> {
         let start = Instant::now();
-        while start.elapsed() < options.timeout {
+        let mut log = Vec::new();
+        loop {
             interrupt.check()?;
+            if start.elapsed() > options.timeout {
+                return Err(EngineError::TimedOut(options.timeout));
+            }
             match self.messages.recv_timeout(GLANCE) {
-                Ok(WorkerMessage::Opened { version }) => return Ok(Some(version)),
+                Ok(WorkerMessage::Opened { version }) => return Ok((self, version)),
+                Ok(WorkerMessage::Failed { stage, reason, .. }) => {
+                    return Err(EngineError::Refused { stage, reason, log });
+                }
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        Ok(None)
+        // It said nothing: its exit status and its last words do.
+        let status = self
+            .child
+            .0
+            .wait()
+            .map_err(|source| EngineError::Spawn { program: options.program.clone(), source })?;
+        interrupt.check()?;
+        log.extend(self.words.join().unwrap_or_default());
+        Err(died(status, log))
     }
 }
 

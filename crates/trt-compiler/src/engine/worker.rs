@@ -58,8 +58,15 @@ pub fn worker_main() -> ExitCode {
     // Libraries that it will need, if it was told of them: nobody asks it anything yet.
     let early: Vec<PathBuf> = std::env::args_os().skip(2).map(PathBuf::from).collect();
     let _open: Vec<_> = early.iter().map(|path| open_early(path)).collect();
-    if let Some(Ok(version)) = early.first().map(|core| native::tensorrt_version(core, None)) {
-        channel.send(&WorkerMessage::Opened { version });
+    if let Some(core) = early.first() {
+        match native::tensorrt_version(core, None) {
+            Ok(version) => channel.send(&WorkerMessage::Opened { version }),
+            Err(error) => {
+                let (stage, reason) = (LOADING.to_owned(), reason(&error));
+                channel.send(&WorkerMessage::Failed { stage, reason, os_error: None });
+                return ExitCode::FAILURE;
+            }
+        }
     }
     let outcome = read_request().and_then(|request| match request {
         WorkerRequest::Build(request) => build(&request, &channel).map(WorkerMessage::Built),
