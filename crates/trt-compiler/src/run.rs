@@ -30,6 +30,7 @@ use crate::error::CompileError;
 use crate::evidence::{self, EngineDescription, Evidence, Provenance};
 use crate::interrupt::Interrupt;
 use crate::job::{EngineWish, Job, ModelSource, Plan, plan};
+use crate::native;
 use crate::observer::{Observer, Step};
 use crate::report;
 use crate::reuse::LAYERS_FILE;
@@ -135,7 +136,8 @@ impl Host {
         waiting.map_or_else(|| Waiting::start(&job.build, None), Ok)
     }
 
-    /// What TensorRT says its version is, asked of the builder that waits.
+    /// What TensorRT says its version is, asked of the builder that waits; here, where none could be started, since an engine
+    /// that the store has needs none.
     fn tensorrt_version(
         &self,
         job: &Job,
@@ -146,9 +148,16 @@ impl Host {
             return Ok(version.clone());
         }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let builder = waiting.take().map_or_else(|| Waiting::start(&job.build, Some(libraries)), Ok)?;
-        let (builder, version) = builder.opened(&job.build, interrupt)?;
-        *waiting = Some(builder);
+        let version = if let Some(builder) = waiting.take() {
+            let (builder, version) = builder.opened(&job.build, interrupt)?;
+            *waiting = Some(builder);
+            version
+        } else {
+            native::tensorrt_version(&libraries.core, None).map_err(|error| {
+                let stage = "load TensorRT-RTX".to_owned();
+                EngineError::Refused { stage, reason: error.to_string(), log: Vec::new() }
+            })?
+        };
         Ok(self.version.get_or_init(|| version).clone())
     }
 }

@@ -170,7 +170,9 @@ fn a_refused_graph_stops_the_builder_that_is_at_it() {
     let folder = bench.model(Kind::Memory);
     let scratch = tempfile::tempdir().unwrap();
     let (program, number) = (scratch.path().join("builder"), scratch.path().join("number"));
-    fs::write(&program, format!("#!/bin/sh\necho $$ > {}\nexec sleep 600\n", number.display())).unwrap();
+    let opened = r#"{"kind":"opened","version":"1.7.1.116"}"#;
+    let script = format!("#!/bin/sh\necho $$ > {}\necho '{opened}'\nexec sleep 600\n", number.display());
+    fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let thresholds = ThresholdWishes { max_abs: Some(1e-12), ..ThresholdWishes::default() };
     let job = Job { thresholds, ..job(&bench, &folder, "v1", &program) };
