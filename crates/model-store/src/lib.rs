@@ -36,6 +36,7 @@ mod digest;
 mod dir;
 mod doctor;
 mod durable;
+mod early;
 mod error;
 mod gc;
 mod hash;

@@ -313,6 +313,7 @@ impl Staging {
 
     /// Step 4: every file, then every directory from the innermost out. Directories get the store's mode first.
     fn sync_all(&self, payload: &Payload) -> Result<(), StoreError> {
+        self.early.finish()?;
         durable::open_up_dir(self.dir()).map_err(|e| StoreError::io("set the mode of", self.path(), e))?;
         for dir in &payload.dirs {
             dir::open_payload_dir(self.dir(), dir.as_path())

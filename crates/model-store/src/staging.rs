@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::digest::hash_reader;
 use crate::dir;
 use crate::durable;
+use crate::early::EarlySync;
 use crate::error::StoreError;
 use crate::holder::flock_holder;
 use crate::incoming;
@@ -46,6 +47,7 @@ pub struct Staging {
     pub(crate) taken: Mutex<Vec<Taken>>,
     /// Files that have another name among those on their way, which goes once the version is published.
     adopted: Mutex<BTreeSet<PayloadPath>>,
+    pub(crate) early: EarlySync,
 }
 
 /// A file whose digest is known because its bytes came through this staging.
@@ -143,6 +145,7 @@ impl Staging {
             known: Mutex::default(),
             taken: Mutex::default(),
             adopted: Mutex::default(),
+            early: EarlySync::default(),
         })
     }
 
@@ -194,6 +197,20 @@ impl Staging {
             self.remember(entry.clone(), stamp, false);
         }
         Ok(entry)
+    }
+
+    /// Begins to make durable, beside whatever comes next, the files that came through this staging until now. Publishing
+    /// then has less to wait for; what goes wrong meanwhile is its error.
+    pub fn sync_early(&self) -> Result<(), StoreError> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = known.values().filter(|known| !known.shared).map(|known| &known.entry.path);
+        let open = |path: &PayloadPath| {
+            let file =
+                dir::open_payload(self.dir(), path.as_path()).map_err(|e| self.failed("open", path, e))?;
+            Ok((self.path.join(path.as_str()), file))
+        };
+        let files = own.map(open).collect::<Result<_, StoreError>>()?;
+        self.early.begin(files).map_err(|e| StoreError::io("begin to sync", &self.path, e))
     }
 
     /// Removes the staging directory and says whether that worked; dropping the staging does the same in

@@ -10,13 +10,14 @@ mod export;
 mod given;
 mod overflow;
 mod pack;
+mod side_by_side;
 mod stepwise;
 
+use std::cell::{Cell, OnceCell};
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use model_store::{
@@ -39,6 +40,7 @@ use crate::session::OnnxRuntime;
 use builder_graph::BuilderGraph;
 use check::Checked;
 use overflow::Look;
+use side_by_side::Share;
 
 pub(crate) use batches::CHECK_TOKENS;
 
@@ -72,7 +74,7 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
     let mut run = Run { job, observer, interrupt, steps: Vec::new() };
     let mut host = preflight(job)?;
     let libraries = host.libraries.as_ref();
-    host.waiting = Mutex::new(libraries.and_then(|open| Waiting::start(&job.build, Some(open)).ok()));
+    host.waiting = Cell::new(libraries.and_then(|open| Waiting::start(&job.build, Some(open)).ok()));
     let stop = interrupt.clone();
     let progress =
         Progress::new(
@@ -83,6 +85,7 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
     let staging = job.store.clone().with_progress(progress).stage_new(&job.agent, &job.version)?;
     let mut plan = plan(job)?;
     let mut files = run.step(Step::Source, |run| run.stage_model(&staging, &plan))?;
+    staging.sync_early()?;
     let calibration = run.calibrate(&staging, &mut plan, &host.onnxruntime)?;
     let mut look = run.when_to_look(&plan);
     let before = run.steps.len();
@@ -125,15 +128,14 @@ struct Host {
     libraries: Option<RtxLibraries>,
     /// A builder that opens TensorRT's libraries while the model comes in; one that could not be started is started when it
     /// is needed, and says why.
-    waiting: Mutex<Option<Waiting>>,
-    version: OnceLock<String>,
+    waiting: Cell<Option<Waiting>>,
+    version: OnceCell<String>,
 }
 
 impl Host {
     /// The builder that waits, or another one.
     fn builder(&self, job: &Job) -> Result<Waiting, EngineError> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        waiting.map_or_else(|| Waiting::start(&job.build, None), Ok)
+        self.waiting.take().map_or_else(|| Waiting::start(&job.build, None), Ok)
     }
 
     /// What TensorRT says its version is, asked of the builder that waits; here, where none could be started, since an engine
@@ -147,10 +149,9 @@ impl Host {
         if let Some(version) = self.version.get() {
             return Ok(version.clone());
         }
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let version = if let Some(builder) = waiting.take() {
+        let version = if let Some(builder) = self.waiting.take() {
             let (builder, version) = builder.opened(&job.build, interrupt)?;
-            *waiting = Some(builder);
+            self.waiting.set(Some(builder));
             version
         } else {
             native::tensorrt_version(&libraries.core, None).map_err(|error| {
@@ -173,7 +174,7 @@ fn preflight(job: &Job) -> Result<Host, CompileError> {
         let (agent, version) = (job.agent.clone(), job.version.clone());
         return Err(StoreError::VersionExists { agent, version }.into());
     }
-    Ok(Host { onnxruntime, libraries, waiting: Mutex::default(), version: OnceLock::new() })
+    Ok(Host { onnxruntime, libraries, waiting: Cell::default(), version: OnceCell::new() })
 }
 
 /// What [`run`] would do on this host, found out without writing anything.
@@ -258,9 +259,10 @@ impl Run<'_> {
             _ => BuilderGraph::as_stored(staging),
         };
         let beside = self.build_beside(host, plan, &graph, wanted.as_ref())?;
+        let share = if beside.is_some() { Share::BesideBuilder } else { Share::All };
         let evidence = match &plan.given {
             Some(given) => self.check_given(staging, plan, given, runtime)?,
-            None => match self.check(staging, plan, &graph, runtime, look)? {
+            None => match self.check(staging, plan, &graph, runtime, (look, share))? {
                 Checked::Passed(evidence) => {
                     let overflow = overflow.or_else(|| evidence.overflow.clone());
                     Evidence { overflow, packed, ..*evidence }

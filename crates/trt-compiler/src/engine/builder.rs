@@ -77,10 +77,10 @@ impl Drop for Bridge {
     }
 }
 
-/// Opens a library ahead of [`Builder::open`], which says what is wrong with it if anything is.
-pub(super) fn open_early(path: &Path) -> Option<Library> {
+/// Opens one of TensorRT's libraries; a second time costs nothing.
+pub(super) fn open(path: &Path) -> Result<Library, libloading::Error> {
     // SAFETY: the initialisers of these libraries have no preconditions.
-    unsafe { Library::new(path) }.ok()
+    unsafe { Library::new(path) }
 }
 
 impl Builder {
@@ -88,31 +88,27 @@ impl Builder {
     pub(super) fn open(libraries: &RtxLibraries, listener: Heard) -> Result<Self, BuilderError> {
         let listener = Box::new(listener);
         let heard = std::ptr::from_ref::<Heard>(&listener).cast_mut().cast::<c_void>();
-        let open = |path: &Path| {
-            // SAFETY: the initialisers of these libraries have no preconditions.
-            unsafe { Library::new(path) }
-        };
         let libraries = [open(&libraries.core)?, open(&libraries.parser)?];
         // SAFETY: `heard` points into a box that outlives the bridge (fields are dropped in their order).
         let logger = Bridge(unsafe { trtx_sys::create_rust_logger_bridge(log, heard) });
         if logger.0.is_null() {
             return Err(BuilderError::Refused);
         }
-        // SAFETY: both symbols have these types in every version since 8.0, and check the version they are given; what they
-        // return is owned by the caller.
+        // SAFETY: both symbols have these types in every version since 8.0 (their last argument, the headers' version, is an
+        // `int32_t` that is never negative), and check the version they are given; what they return is owned by the caller.
         let (mut builder, network, parser) = unsafe {
             let interface = trtx_sys::get_logger_interface(logger.0);
-            let create = libraries[0].get::<unsafe extern "C" fn(*mut c_void, c_int) -> *mut IBuilder>(
+            let create = libraries[0].get::<unsafe extern "C" fn(*mut c_void, u32) -> *mut IBuilder>(
                 b"createInferBuilder_INTERNAL\0",
             )?;
-            let mut builder = owned(create(interface, version(trtx_sys::get_tensorrt_version())))?;
+            let mut builder = owned(create(interface, trtx_sys::get_tensorrt_version()))?;
             let mut network = owned(builder.pin_mut().createNetworkV2(0))?;
             let create = libraries[1]
-                .get::<unsafe extern "C" fn(*mut c_void, *mut c_void, c_int) -> *mut IParser>(
+                .get::<unsafe extern "C" fn(*mut c_void, *mut c_void, u32) -> *mut IParser>(
                     b"createNvOnnxParser_INTERNAL\0",
                 )?;
             let target = std::ptr::from_mut(network.pin_mut().get_unchecked_mut()).cast();
-            let parser = owned(create(target, interface, version(trtx_sys::get_nvonnxparser_version())))?;
+            let parser = owned(create(target, interface, trtx_sys::get_nvonnxparser_version()))?;
             (builder, network, parser)
         };
         // SAFETY: what it returns is owned by the caller.
@@ -229,11 +225,6 @@ unsafe fn owned<T: cxx::memory::UniquePtrTarget>(pointer: *mut T) -> Result<Uniq
     }
     // SAFETY: the caller's promise.
     Ok(unsafe { UniquePtr::from_raw(pointer) })
-}
-
-/// The headers' version, which is a signed number over there.
-fn version(version: u32) -> c_int {
-    c_int::try_from(version).unwrap_or_default()
 }
 
 fn c_string(text: &str) -> Result<CString, BuilderError> {

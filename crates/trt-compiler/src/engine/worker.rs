@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use engine_runtime::{Caching, Engine, RuntimeOptions};
+use model_store::with_causes;
 use rustix::process::Signal;
 use trtx::BuilderFlag;
 #[cfg(not(feature = "tensorrt-enterprise"))]
@@ -18,7 +19,7 @@ use trtx::logger::{LogHandler, Severity};
 use trtx::trtx_sys::MemoryPoolType;
 use trtx::trtx_sys::nvinfer1::IBuilderConfig;
 
-use super::builder::{Builder, BuilderError, Listener, open_early};
+use super::builder::{self, Builder, BuilderError, Listener};
 use super::examiner::examine;
 use super::host::memory_bytes;
 use super::memory;
@@ -55,14 +56,15 @@ pub fn worker_main() -> ExitCode {
     let Ok(channel) = take_over_stdout() else {
         return ExitCode::FAILURE;
     };
-    // Libraries that it will need, if it was told of them: nobody asks it anything yet.
+    // Libraries that it will need, if it was told of them: nobody asks it anything yet. What is wrong with one, if anything is,
+    // shows when it is needed.
     let early: Vec<PathBuf> = std::env::args_os().skip(2).map(PathBuf::from).collect();
-    let _open: Vec<_> = early.iter().map(|path| open_early(path)).collect();
+    let _open: Vec<_> = early.iter().map(|path| builder::open(path)).collect();
     if let Some(core) = early.first() {
         match native::tensorrt_version(core, None) {
             Ok(version) => channel.send(&WorkerMessage::Opened { version }),
             Err(error) => {
-                let (stage, reason) = (LOADING.to_owned(), reason(&error));
+                let (stage, reason) = (LOADING.to_owned(), with_causes(&error));
                 channel.send(&WorkerMessage::Failed { stage, reason, os_error: None });
                 return ExitCode::FAILURE;
             }
@@ -105,20 +107,9 @@ impl<T, E: Into<Box<dyn std::error::Error>>> At<T> for Result<T, E> {
         self.map_err(|error| {
             let error = error.into();
             let os_error = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-            Failure { stage, reason: reason(&*error), os_error }
+            Failure { stage, reason: with_causes(&*error), os_error }
         })
     }
-}
-
-/// An error and its causes, in a line.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut reason = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        reason = format!("{reason}: {inner}");
-        cause = inner.source();
-    }
-    reason
 }
 
 /// Keeps the standard output for messages and sends what native code prints to the standard error instead.
@@ -153,7 +144,7 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
     let heard = Box::new(Reporter::new(channel.clone()));
     let mut builder = Builder::open(&request.libraries, heard).map_err(|error| {
         let stage = if matches!(error, BuilderError::Library(_)) { LOADING } else { "create the builder" };
-        Failure { stage, reason: reason(&error), os_error: None }
+        Failure { stage, reason: with_causes(&error), os_error: None }
     })?;
     // It is open by now, which takes a tenth of a second.
     let version = native::tensorrt_version(&request.libraries.core, None).at(LOADING)?;

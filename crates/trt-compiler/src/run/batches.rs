@@ -2,22 +2,21 @@
 
 use model_loader::{TokenBatch, Tokens};
 
+use super::side_by_side::Batch;
 use crate::error::CompileError;
 use crate::job::Plan;
 use crate::subject::Words;
 
 /// Tokens in one batch of the check, padding included: small enough that a stop is heeded at once.
 pub(crate) const CHECK_TOKENS: usize = 512;
+/// Tokens in the batch with second segments, whose sum is all that is different there.
+const PAIRED_TOKENS: usize = 128;
 
 /// The texts as batches of about [`CHECK_TOKENS`], short ones first, each with the numbers of its texts, from 1.
 ///
 /// An engine takes no longer sequences than its profile says, so none longer is checked. Where the model tells segments
-/// apart, the first batch comes once more with its second halves in the second segment.
-pub(super) fn batches(
-    texts: &[String],
-    plan: &Plan,
-    words: &Words,
-) -> Result<Vec<(Vec<usize>, TokenBatch)>, CompileError> {
+/// apart, some of the first batch come once more with their second halves in the second segment.
+pub(super) fn batches(texts: &[String], plan: &Plan, words: &Words) -> Result<Vec<Batch>, CompileError> {
     let mut texts: Vec<(usize, Tokens)> = (1..).zip(words.encode(texts)?).collect();
     for (_, tokens) in &mut texts {
         cut(tokens, plan);
@@ -33,7 +32,9 @@ pub(super) fn batches(
     }
     let segments = plan.export.inputs.iter().any(|input| input.name == "token_type_ids");
     if let Some(first) = groups.first().filter(|_| segments && words.tells_segments()) {
-        let mut paired = first.clone();
+        // None is longer than the last.
+        let longest = first.last().map_or(1, |(_, tokens)| tokens.len().max(1));
+        let mut paired: Vec<_> = first.iter().take((PAIRED_TOKENS / longest).max(1)).cloned().collect();
         for (_, tokens) in &mut paired {
             let half = tokens.len() / 2;
             tokens.type_ids.iter_mut().skip(half).for_each(|segment| *segment = 1);

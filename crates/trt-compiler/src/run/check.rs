@@ -1,5 +1,7 @@
 //! The steps that run the graph beside its reference, and judge it.
 
+use std::thread;
+
 use model_loader::{Output, TokenBatch};
 use model_store::Staging;
 use onnx_export::{Bf16, Checkpoint, ExportOptions, Head, Precision};
@@ -8,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::batches::{batches, cut};
 use super::builder_graph::BuilderGraph;
 use super::overflow::Look;
+use super::side_by_side::{HalfTheCores, Share, Sides};
 use super::{Run, stepwise};
 use crate::error::CompileError;
 use crate::evidence::Evidence;
@@ -43,14 +46,15 @@ impl Run<'_> {
         plan: &Plan,
         graph: &BuilderGraph,
         runtime: &OnnxRuntime,
-        look: Look,
+        (look, share): (Look, Share),
     ) -> Result<Checked, CompileError> {
         let job = self.job;
         let watch = match (look, plan.overflow) {
             (Look::WithCheck, Some(limits)) => Some(Watch::of_graph(staging.path(), &plan.options, limits)?),
             _ => None,
         };
-        let compared = self.step(Step::Check, |run| run.compare(staging, plan, graph, runtime, watch))?;
+        let compared =
+            self.step(Step::Check, |run| run.compare(staging, plan, graph, runtime, (watch, share)))?;
         let Some(((gate, bf16, judged), overflow)) = compared else { return Ok(Checked::TooLarge) };
         let verdict = self.step(Step::Gate, |run| {
             let verdict = gate.judge(plan.thresholds);
@@ -108,7 +112,7 @@ impl Run<'_> {
         plan: &Plan,
         graph: &BuilderGraph,
         runtime: &OnnxRuntime,
-        mut watch: Option<Watch>,
+        (mut watch, share): (Option<Watch>, Share),
     ) -> Result<(Option<Seen>, String), CompileError> {
         let job = self.job;
         if let Some(watch) = &watch
@@ -126,40 +130,47 @@ impl Run<'_> {
         // A graph that tells more is the same graph: what it gives else, and how, does not change.
         let onnx = watch.as_ref().map_or(exported.onnx.as_slice(), Watch::onnx).to_vec();
         let onnx = graph.with_its_weights(staging, onnx)?;
-        let mut session = runtime.load(&onnx, staging.path())?;
         let cached = matches!(plan.export.head, Head::CausalLm { cache: true });
         let words = Words::open(staging.path(), &plan.options.head)?;
         let batches = batches(&job.texts, plan, &words)?;
         // The files it came from, not the copies: what copying did to them shows as well.
         let folder = job.reference.as_deref().unwrap_or_else(|| job.source.folder());
-        let reference = Subject::open(folder, &plan.export.head)?;
         let output = plan.export.head.output();
         let told: Vec<String> = watch.iter().flat_map(Watch::outputs).map(str::to_owned).collect();
         let outputs: Vec<&str> = std::iter::once(output).chain(told.iter().map(String::as_str)).collect();
+        let (onnx, exported, outputs, mut watching) = (&onnx, &exported, &outputs, watch.as_mut());
         let scores = matches!(
             plan.export.head,
             Head::SequenceClassification | Head::TokenClassification | Head::CausalLm { .. }
         );
         let mut gate = Gate::new(output, scores);
+        let sides = Sides { batches: &batches, share, interrupt: self.interrupt };
         let total = batches.len() as u64;
-        for (done, (texts, batch)) in (0..).zip(&batches) {
-            self.interrupt.check()?;
-            self.observer.progress(Step::Check, done, total, "");
-            let expected = reference.run(batch)?;
-            let found = match &mut watch {
-                Some(watch) => {
-                    let found = run_watched(&mut session, batch, &outputs, watch)?;
-                    if watch.is_over() {
-                        let summary =
-                            format!("text {} takes the graph beyond fp16", texts.first().unwrap_or(&1));
-                        return Ok((None, summary));
+        let over = thread::scope(|scope| {
+            let expected = sides.start(scope, || {
+                let cores = HalfTheCores::new();
+                let reference = cores.run(|| Subject::open(folder, &plan.export.head))?;
+                Ok(move |batch: &TokenBatch| cores.run(|| reference.run(batch)))
+            });
+            let found = sides.start(scope, move || {
+                let mut session = runtime.load(onnx, staging.path())?;
+                Ok(move |batch: &TokenBatch| match &mut watching {
+                    Some(watch) => run_watched(&mut session, batch, outputs, watch),
+                    None if cached => {
+                        Ok(Some(stepwise::run(&mut session, &exported.report.inputs, batch, output)?))
                     }
-                    found
-                }
-                None if cached => stepwise::run(&mut session, &exported.report.inputs, batch, output)?,
-                None => session.run(batch, output)?,
-            };
-            gate.add(batch, texts, &expected, &found);
+                    None => Ok(Some(session.run(batch, output)?)),
+                })
+            });
+            for (done, (texts, batch)) in (0..).zip(&batches) {
+                self.observer.progress(Step::Check, done, total, "");
+                let Some(found) = found.next()? else { return Ok(texts.first().copied()) };
+                gate.add(batch, texts, &expected.next()?, &found);
+            }
+            Ok::<_, CompileError>(None)
+        })?;
+        if let Some(text) = over {
+            return Ok((None, format!("text {text} takes the graph beyond fp16")));
         }
         let overflow = watch
             .zip(plan.overflow)
@@ -204,19 +215,19 @@ impl Run<'_> {
     }
 }
 
-/// Runs one batch, and hands on the first of the outputs; the others tell of magnitudes.
+/// Runs one batch, and hands on the first of the outputs; the others tell of magnitudes. `None` once one is too large.
 fn run_watched(
     session: &mut OnnxSession,
     batch: &TokenBatch,
     outputs: &[&str],
     watch: &mut Watch,
-) -> Result<Output, CompileError> {
+) -> Result<Option<Output>, CompileError> {
     let mut found = None;
     session.run_each(batch, outputs, |place, output| match place.checked_sub(1) {
         Some(place) => watch.see(place, &output.values),
         None => found = Some(output),
     })?;
-    Ok(found.unwrap_or_else(|| Output { shape: Vec::new(), values: Vec::new() }))
+    Ok(found.filter(|_| !watch.is_over()))
 }
 
 pub(super) fn passed(verdict: &Verdict) -> String {

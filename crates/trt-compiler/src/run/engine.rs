@@ -198,6 +198,10 @@ impl Run<'_> {
         let job = self.job;
         let folder = staging.path().join(engine.as_str());
         let Some(folder) = folder.parent().filter(|_| plan.given.is_none()) else { return Ok(None) };
+        // Asked before the library, which takes longer to open.
+        if engine_runtime::gpus().map_or(true, |gpus| gpus.is_empty()) {
+            return Ok(None);
+        }
         let record = EngineRecord::of_folder(folder)?;
         let Ok(fit) = engine_runtime::fit(&record, Some(library), 0) else { return Ok(None) };
         let request = JudgeRequest {
