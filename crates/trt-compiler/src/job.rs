@@ -231,7 +231,13 @@ impl Plan {
 
     /// The memory that the builder of an engine takes, about.
     pub(crate) fn builder_bytes(&self) -> u64 {
-        needed_memory_bytes(self.export.weight_bytes)
+        let in_its_precision = match (&self.given, self.export.precision) {
+            (Some(_), _) => self.export.weight_bytes,
+            (None, Precision::Fp32 | Precision::Tf32) => self.reference_bytes,
+            // In 8 bits they are numbers of 16 that the graph rounds, and packed ones are not more.
+            (None, _) => self.reference_bytes / 2,
+        };
+        needed_memory_bytes(in_its_precision)
     }
 
     /// The memory that the gate takes, about.
