@@ -1,8 +1,13 @@
 //! The numeric gate: what an exported graph gives, beside what the reference gives, and whether that is near enough.
 
+mod decades;
+
 use model_loader::{Output, TokenBatch};
 use onnx_export::Precision;
 use serde::{Deserialize, Serialize};
+
+pub use decades::Bucket;
+use decades::Decades;
 
 /// How far an output may be from the reference.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,34 +128,6 @@ pub struct Comparison {
     pub angles: Vec<Bucket>,
     /// Whether all rows are the same, which no model of text gives for different texts.
     pub constant: bool,
-}
-
-/// How many numbers are below a limit, and not below that of the bucket before.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Bucket {
-    /// The limit; the last bucket has all that is larger too.
-    pub below: f64,
-    /// How many.
-    pub count: usize,
-}
-
-/// Counts numbers from 0 on by their powers of ten.
-#[derive(Debug, Default)]
-struct Decades([usize; DECADES.len()]);
-
-/// The limits of the buckets, as powers of ten.
-const DECADES: [i32; 11] = [-9, -8, -7, -6, -5, -4, -3, -2, -1, 0, 1];
-
-impl Decades {
-    fn add(&mut self, x: f64) {
-        let place = DECADES.iter().position(|power| x < 10_f64.powi(*power)).unwrap_or(DECADES.len() - 1);
-        self.0[place] += 1;
-    }
-
-    fn buckets(self) -> Vec<Bucket> {
-        let buckets = DECADES.iter().zip(self.0);
-        buckets.map(|(power, count)| Bucket { below: 10_f64.powi(*power), count }).collect()
-    }
 }
 
 /// Where two outputs differ most.
