@@ -9,7 +9,7 @@ export SIGNING_PYTHON ?= $(CURDIR)/target/signing-python/bin/python
 export ORT_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test ci lint doc setup build-tools test-tools s3-server cluster-test azure-test gpu-check hub-python signing-python real-sizes torture runtimes models fuzz cuda-check bench bench-peers clean-demo
+.PHONY: help demo test ci lint lint-enterprise doc setup build-tools test-tools s3-server cluster-test azure-test gpu-check hub-python signing-python real-sizes torture runtimes models fuzz cuda-check bench bench-peers clean-demo
 
 help: ## this list
 	@echo 'model store: Hugging Face models to checked TensorRT engines, published atomically'
@@ -40,6 +40,9 @@ lint: build-tools
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p build-engine --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+
+lint-enterprise: build-tools ## clippy with the TensorRT of data-centre GPUs, whose bindings take minutes to compile
+	cargo clippy -p build-engine --no-default-features --features tensorrt-enterprise -- -D warnings
 
 ci: test ## what continuous integration runs
 

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use model_loader::hub_cache;
 use model_store::{ModelStore, exit};
 use serde::Serialize;
+use trt_compiler::runtime::Flavour;
 use trt_compiler::session::{OnnxRuntime, SessionError};
 use trt_compiler::{MissingRuntime, Runtimes, tensorrt_version};
 
@@ -83,7 +84,7 @@ fn onnxruntime(runtimes: &Runtimes) -> Finding {
 }
 
 fn tensorrt(runtimes: &Runtimes) -> Finding {
-    let what = "tensorrt-rtx";
+    let what = Flavour::HERE.name();
     if !cfg!(feature = "tensorrt") {
         let next = "cargo build -p build-engine (the feature `tensorrt` is on by default)";
         return Finding::lacking(what, State::Absent, "this binary was built without it: no engines", next);

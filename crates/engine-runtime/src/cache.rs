@@ -32,10 +32,10 @@ pub(crate) fn driver_version(fit: &Fit) -> String {
 }
 
 impl CacheFile {
-    /// The file for a plan on what runs it.
-    pub(crate) fn new(folder: &Path, plan_sha256: &str, fit: &Fit, driver: &str) -> Self {
+    /// The file for a plan, named by its digest, on what runs it.
+    pub(crate) fn new(folder: &Path, plan: &str, fit: &Fit, driver: &str) -> Self {
         let gpu = &fit.gpu;
-        let parts = [plan_sha256, &fit.version, &gpu.name, &gpu.sm.to_string(), driver];
+        let parts = [plan, &fit.version, &gpu.name, &gpu.sm.to_string(), driver];
         let key = Digest::of(parts.join("\n").as_bytes()).to_string();
         Self(folder.join(format!("{key}.runtime-cache")))
     }
@@ -73,6 +73,7 @@ impl CacheFile {
         })
     }
 
+    #[cfg(any(test, not(feature = "tensorrt-enterprise")))]
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }

@@ -31,7 +31,7 @@
 //! # Ok::<(), engine_runtime::RuntimeError>(())
 //! ```
 
-#[cfg(all(feature = "tensorrt", not(feature = "tensorrt-enterprise")))]
+#[cfg(feature = "tensorrt")]
 mod cache;
 mod check;
 mod description;
@@ -50,6 +50,8 @@ mod sizes;
 pub mod target;
 #[cfg(feature = "tensorrt")]
 mod tensor;
+#[cfg(feature = "tensorrt-enterprise")]
+mod timings;
 #[cfg(feature = "tensorrt")]
 mod weights;
 
@@ -66,3 +68,5 @@ pub use profile::{Profile, Span};
 pub use target::Target;
 #[cfg(feature = "tensorrt")]
 pub use tensor::{Input, Output, Values};
+#[cfg(feature = "tensorrt-enterprise")]
+pub use timings::Timings;

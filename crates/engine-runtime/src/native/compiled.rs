@@ -16,6 +16,7 @@ pub(super) use rtx::{Compiled, configure};
 pub(super) struct Compiled;
 
 #[cfg(feature = "tensorrt-enterprise")]
+#[expect(clippy::unused_self, reason = "the other kind, which has these methods too, uses it")]
 impl Compiled {
     pub(super) fn ran(&mut self, _is_new: bool) {}
 

@@ -24,6 +24,8 @@ use trtx::trtx_sys::nvinfer1::{
 use trtx::trtx_sys::nvonnxparser::IParser;
 use trtx::trtx_sys::{self, DataType, Dims64, LayerType, RustLoggerBridge};
 
+#[cfg(feature = "tensorrt-enterprise")]
+use super::timing_cache::TimingCache;
 use super::{InputShape, Layer};
 use crate::profile::Span;
 use crate::runtimes::RtxLibraries;
@@ -61,6 +63,8 @@ pub(super) struct Builder {
     config: UniquePtr<IBuilderConfig>,
     network: UniquePtr<INetworkDefinition>,
     interface: UniquePtr<IBuilder>,
+    #[cfg(feature = "tensorrt-enterprise")]
+    timings: Option<TimingCache>,
     _monitor: UniquePtr<IProgressMonitor>,
     _logger: Bridge,
     _listener: Box<Heard>,
@@ -129,6 +133,8 @@ impl Builder {
             config,
             network,
             interface: builder,
+            #[cfg(feature = "tensorrt-enterprise")]
+            timings: None,
             _monitor: monitor,
             _logger: logger,
             _listener: listener,
@@ -139,6 +145,19 @@ impl Builder {
     /// The configuration, for whatever is a number or a flag.
     pub(super) fn config(&mut self) -> Pin<&mut IBuilderConfig> {
         self.config.pin_mut()
+    }
+
+    /// Begins with the times of kernels that were kept of another build.
+    #[cfg(feature = "tensorrt-enterprise")]
+    pub(super) fn begin_with_timings(&mut self, kept: &[u8]) -> Result<(), BuilderError> {
+        self.timings = Some(TimingCache::begin(self.config.pin_mut(), kept)?);
+        Ok(())
+    }
+
+    /// The times of kernels after a build, to be kept for another one.
+    #[cfg(feature = "tensorrt-enterprise")]
+    pub(super) fn timings(&self) -> Result<Vec<u8>, BuilderError> {
+        self.timings.as_ref().ok_or(BuilderError::Refused)?.serialised()
     }
 
     /// Reads a graph into the network; weights that lie beside it are looked at in place.
@@ -219,7 +238,9 @@ impl Builder {
 /// # Safety
 ///
 /// The pointer is null or of an object that the caller owns.
-unsafe fn owned<T: cxx::memory::UniquePtrTarget>(pointer: *mut T) -> Result<UniquePtr<T>, BuilderError> {
+pub(super) unsafe fn owned<T: cxx::memory::UniquePtrTarget>(
+    pointer: *mut T,
+) -> Result<UniquePtr<T>, BuilderError> {
     if pointer.is_null() {
         return Err(BuilderError::Refused);
     }

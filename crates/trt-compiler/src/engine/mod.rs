@@ -8,6 +8,8 @@ mod host;
 #[cfg(feature = "tensorrt")]
 mod memory;
 mod options;
+#[cfg(feature = "tensorrt-enterprise")]
+mod timing_cache;
 #[cfg(feature = "tensorrt")]
 mod worker;
 

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "tensorrt-enterprise")]
+use engine_runtime::Timings;
 use engine_runtime::{Caching, Engine, RuntimeOptions};
 use model_store::with_causes;
 use rustix::process::Signal;
@@ -170,6 +172,8 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
         Tf32::Allowed => builder.config().setFlag(BuilderFlag::kTF32.into()),
         Tf32::Forbidden => builder.config().clearFlag(BuilderFlag::kTF32.into()),
     }
+    #[cfg(feature = "tensorrt-enterprise")]
+    let kept = begin_with_timings(&mut builder, &version);
     let layers = serde_json::to_vec(&builder.layers()).at("list the layers")?;
     write_new(&request.layers, &layers).at("write the list of layers")?;
 
@@ -179,6 +183,10 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
         Err(BuilderError::Write(error)) => return Err(error).at("write the plan"),
         built => built.at("build the engine")?,
     };
+    #[cfg(feature = "tensorrt-enterprise")]
+    if let Some(kept) = kept {
+        keep_timings(&builder, &kept, channel);
+    }
     Ok(EngineFacts {
         version,
         plan_bytes,
@@ -189,6 +197,24 @@ fn build(request: &EngineRequest, channel: &Channel) -> Result<EngineFacts, Fail
         peak_private_bytes: 0,
         warnings: Vec::new(),
     })
+}
+
+/// Has the builder begin with the times of kernels that earlier builds measured on this GPU. Without them it measures.
+#[cfg(feature = "tensorrt-enterprise")]
+fn begin_with_timings(builder: &mut Builder, version: &str) -> Option<Timings> {
+    let timings = Timings::of(version, native::gpus().ok()?.first()?)?;
+    builder.begin_with_timings(&timings.load()).ok()?;
+    Some(timings)
+}
+
+/// Keeps what was measured. The engine is there without it, so what goes wrong is a warning.
+#[cfg(feature = "tensorrt-enterprise")]
+fn keep_timings(builder: &Builder, timings: &Timings, channel: &Channel) {
+    let kept = builder.timings().and_then(|serialised| Ok(timings.save(&serialised)?));
+    if let Err(error) = kept {
+        let text = format!("the times of kernels are not kept: {}", with_causes(&error));
+        channel.send(&WorkerMessage::Log { error: false, text });
+    }
 }
 
 fn set_options(mut config: Pin<&mut IBuilderConfig>, options: &EngineOptions) -> Result<(), Failure> {
