@@ -32,9 +32,9 @@ pub(super) fn batches(texts: &[String], plan: &Plan, words: &Words) -> Result<Ve
     }
     let segments = plan.export.inputs.iter().any(|input| input.name == "token_type_ids");
     if let Some(first) = groups.first().filter(|_| segments && words.tells_segments()) {
-        // None is longer than the last.
-        let longest = first.last().map_or(1, |(_, tokens)| tokens.len().max(1));
-        let mut paired: Vec<_> = first.iter().take((PAIRED_TOKENS / longest).max(1)).cloned().collect();
+        let fits = |at: usize, tokens: &Tokens| at == 0 || (at + 1) * tokens.len() <= PAIRED_TOKENS;
+        let some = first.iter().enumerate().take_while(|(at, (_, tokens))| fits(*at, tokens));
+        let mut paired: Vec<_> = some.map(|(_, text)| text.clone()).collect();
         for (_, tokens) in &mut paired {
             let half = tokens.len() / 2;
             tokens.type_ids.iter_mut().skip(half).for_each(|segment| *segment = 1);
