@@ -1,7 +1,6 @@
 //! Files that are made durable while their version is still in the making.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -16,16 +15,16 @@ use crate::error::StoreError;
 pub(crate) struct EarlySync(Mutex<Vec<JoinHandle<Result<(), StoreError>>>>);
 
 impl EarlySync {
-    /// Begins with these files. Dropping this forgets about them.
-    pub(crate) fn begin(&self, files: Vec<(PathBuf, File)>) -> io::Result<()> {
+    /// Begins with these files, where a thread can be had. Dropping this forgets about them.
+    pub(crate) fn begin(&self, files: Vec<(PathBuf, File)>) {
         let sync = move || {
             files.iter().try_for_each(|(path, file)| {
                 durable::sync(file.as_fd()).map_err(|e| StoreError::io("sync", path, e))
             })
         };
-        let thread = std::thread::Builder::new().name("early-sync".to_owned()).spawn(sync)?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-        Ok(())
+        if let Ok(thread) = std::thread::Builder::new().name("early-sync".to_owned()).spawn(sync) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
     }
 
     /// Waits for all of them.
@@ -47,7 +46,7 @@ mod tests {
         // The kernel syncs no device of this kind: EINVAL.
         let open = || File::open("/dev/null").unwrap_or_else(|error| panic!("{error}"));
         let early = EarlySync::default();
-        early.begin(vec![("a/model.safetensors".into(), open())]).unwrap_or_else(|error| panic!("{error}"));
+        early.begin(vec![("a/model.safetensors".into(), open())]);
         let Err(error) = early.finish() else { panic!("it cannot be synced") };
         assert!(error.to_string().contains("a/model.safetensors"), "{error}");
         assert!(early.finish().is_ok(), "it was told");

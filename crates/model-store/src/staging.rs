@@ -25,6 +25,9 @@ use crate::progress::Progress;
 use crate::store::ModelStore;
 use crate::writer::PayloadWriter;
 
+/// What is smaller is durable in a moment.
+const EARLY_BYTES: u64 = 1 << 20;
+
 /// A version in the making: the directory `<version>.tmp`, which this value owns.
 ///
 /// It holds a `flock` on the directory, so a staging whose writer died is recognised and cleared by the next
@@ -47,6 +50,7 @@ pub struct Staging {
     pub(crate) taken: Mutex<Vec<Taken>>,
     /// Files that have another name among those on their way, which goes once the version is published.
     adopted: Mutex<BTreeSet<PayloadPath>>,
+    /// What is being made durable already.
     pub(crate) early: EarlySync,
 }
 
@@ -199,18 +203,17 @@ impl Staging {
         Ok(entry)
     }
 
-    /// Begins to make durable, beside whatever comes next, the files that came through this staging until now. Publishing
-    /// then has less to wait for; what goes wrong meanwhile is its error.
-    pub fn sync_early(&self) -> Result<(), StoreError> {
+    /// Begins to make durable, beside whatever comes next, the larger files that came through this staging until now.
+    /// Publishing then has less to wait for; what goes wrong with a write meanwhile is its error.
+    pub fn sync_early(&self) {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = known.values().filter(|known| !known.shared).map(|known| &known.entry.path);
-        let open = |path: &PayloadPath| {
-            let file =
-                dir::open_payload(self.dir(), path.as_path()).map_err(|e| self.failed("open", path, e))?;
-            Ok((self.path.join(path.as_str()), file))
-        };
-        let files = own.map(open).collect::<Result<_, StoreError>>()?;
-        self.early.begin(files).map_err(|e| StoreError::io("begin to sync", &self.path, e))
+        let is_worth_it = |known: &&Known| !known.shared && known.entry.size >= EARLY_BYTES;
+        let files = known.values().filter(is_worth_it).filter_map(|known| {
+            let path = &known.entry.path;
+            // One that cannot be opened waits for the publish, which says why.
+            Some((self.path.join(path.as_str()), dir::open_payload(self.dir(), path.as_path()).ok()?))
+        });
+        self.early.begin(files.collect());
     }
 
     /// Removes the staging directory and says whether that worked; dropping the staging does the same in

@@ -85,7 +85,7 @@ pub fn run(job: &Job, observer: &dyn Observer, interrupt: &Interrupt) -> Result<
     let staging = job.store.clone().with_progress(progress).stage_new(&job.agent, &job.version)?;
     let mut plan = plan(job)?;
     let mut files = run.step(Step::Source, |run| run.stage_model(&staging, &plan))?;
-    staging.sync_early()?;
+    staging.sync_early();
     let calibration = run.calibrate(&staging, &mut plan, &host.onnxruntime)?;
     let mut look = run.when_to_look(&plan);
     let before = run.steps.len();
