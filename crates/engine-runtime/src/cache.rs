@@ -32,7 +32,7 @@ pub(crate) fn driver_version(fit: &Fit) -> String {
 }
 
 impl CacheFile {
-    /// The file for a plan, named by its digest, on what runs it.
+    /// The file for a plan, named by its digest (or for what is every plan's, by another name), on what runs it.
     pub(crate) fn new(folder: &Path, plan: &str, fit: &Fit, driver: &str) -> Self {
         let gpu = &fit.gpu;
         let parts = [plan, &fit.version, &gpu.name, &gpu.sm.to_string(), driver];

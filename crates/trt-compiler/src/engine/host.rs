@@ -444,8 +444,8 @@ fn died(status: ExitStatus, log: Vec<String>) -> EngineError {
 /// The memory that building an engine takes, about, given its weights in its own precision. Files that are mapped do not count:
 /// the kernel takes their pages back when it needs them.
 ///
-/// Measured with TensorRT-RTX 1.7 (docs/evidence.md): weights of 45 MB to 4.9 GB took 220 MB to 10.1 GB, those in fp32
-/// twice as much as they are, and those in 16 bits 1.6 times.
+/// Measured with TensorRT-RTX 1.7 (docs/evidence.md): weights of 45 MB to 4.9 GB took 220 MB to 10.1 GB; for the largest,
+/// twice what they are in fp32, and 1.6 times in 16 bits.
 #[must_use]
 pub fn needed_memory_bytes(weight_bytes: u64) -> u64 {
     (250_u64 << 20).saturating_add(weight_bytes.saturating_mul(2)).saturating_add(weight_bytes / 10)

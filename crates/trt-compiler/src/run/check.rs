@@ -164,7 +164,7 @@ impl Run<'_> {
             });
             for (done, (texts, batch)) in (0..).zip(&batches) {
                 self.observer.progress(Step::Check, done, total, "");
-                let Some(found) = found.next()? else { return Ok(texts.first().copied()) };
+                let Some(found) = found.next()? else { return Ok(Some(texts.first().copied().unwrap_or(1))) };
                 gate.add(batch, texts, &expected.next()?, &found);
             }
             Ok::<_, CompileError>(None)
